@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From a message to a handler and back, with the answers sd-bus gives where something does not fit.
+
+Objects are looked up at call time: nothing is exported, so a machine costs nothing on the bus until somebody
+asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final
+
+from dbus_fast import Message, MessageType, Variant
+
+from machined.bus import introspection
+from machined.bus.call import Authority, Call
+from machined.bus.connection import Bus
+from machined.bus.errors import wire_error
+from machined.bus.vtable import Access, Emits, Fallback, Fixed, Interface, Method, Property
+from machined.linux.escape import bus_label_unescape
+from machined.linux.fds import FdSet
+
+log = logging.getLogger(__name__)
+
+PEER: Final = "org.freedesktop.DBus.Peer"
+INTROSPECTABLE: Final = "org.freedesktop.DBus.Introspectable"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+ERROR: Final = "org.freedesktop.DBus.Error."
+
+# Calls one sender may have under way; the reference dbus-daemon allows 128 replies pending by default.
+MAX_CALLS_PER_SENDER: Final = 1024
+
+
+class Refusal(Exception):
+    """An answer of the dispatcher itself: error name (without its prefix) and text."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = ERROR + name
+        self.text = text
+
+
+def unknown_object(path: str) -> Refusal:
+    return Refusal("UnknownObject", f"Unknown object '{path}'.")
+
+
+def spawn(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """A task that runs at once up to its first wait, where Python can do that (3.12).
+
+    most calls never wait.
+    """
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, name=name, eager_start=True)
+    return loop.create_task(coroutine, name=name)
+
+
+class Dispatcher:
+    """Serves the objects it is given on one connection."""
+
+    def __init__(self, bus: Bus, authority: Authority) -> None:
+        self._bus = bus
+        self._authority = authority
+        self._fixed: dict[str, Fixed] = {}
+        self._fallbacks: list[Fallback] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight: Counter[str] = Counter()
+
+    def add(self, entry: Fixed | Fallback) -> None:
+        """Serve these objects from now on; the order of adding is the order in the introspection."""
+        if isinstance(entry, Fixed):
+            self._fixed[entry.path] = entry
+        else:
+            self._fallbacks.append(entry)
+
+    def start(self) -> None:
+        """Take the connection's incoming calls."""
+        self._bus.on_call = self._incoming
+
+    async def close(self) -> None:
+        """End every call that is still being served."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- emitting ------------------------------------------------------------------------------------------
+
+    def emit(self, path: str, interface: Interface, member: str, *args: Any) -> None:
+        """Broadcast a signal of a table."""
+        row = interface.signal(member)
+        self._bus.emit(path, interface.name, member, row.signature, args)
+
+    def properties_changed(self, path: str, interface: Interface, target: Any, names: list[str]) -> None:
+        """Emit PropertiesChanged with the current values of `names`."""
+        changed = {}
+        for name in names:
+            row = interface.property(name)
+            assert row is not None and row.emits is Emits.TRUE, name
+            changed[name] = Variant(row.type, row.getter(None, target))
+        self._bus.emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [interface.name, changed, []])
+
+    # -- serving -------------------------------------------------------------------------------------------
+
+    def _incoming(self, message: Message, fds: FdSet) -> None:
+        call = Call(self._bus, self._authority, message, fds)
+        if self._in_flight[call.sender] >= MAX_CALLS_PER_SENDER:
+            fds.close()
+            self._reply_error(call, ERROR + "LimitsExceeded", "Too many calls are under way already.")
+            return
+        self._in_flight[call.sender] += 1
+        task = spawn(self._serve(call), f"call {message.member}")
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, call: Call) -> None:
+        try:
+            signature, body = await self._answer(call)
+            if call.wants_reply:
+                self._reply(call, signature, body)
+        except asyncio.CancelledError:
+            self._reply_error(call, ERROR + "NoReply", "The manager is going down.")
+            raise
+        except Refusal as refusal:
+            self._reply_error(call, refusal.name, refusal.text)
+        except Exception as error:
+            name, text = wire_error(error)
+            if name is None:
+                log.exception("Serving %s.%s failed", call.message.interface, call.message.member)
+                name = ERROR + "Failed"
+            self._reply_error(call, name, text)
+        finally:
+            call.fds.close()
+            if call.reply_fds is not None:
+                call.reply_fds.close()
+            self._in_flight[call.sender] -= 1
+            if not self._in_flight[call.sender]:
+                del self._in_flight[call.sender]
+
+    def _reply(self, call: Call, signature: str, body: list[Any]) -> None:
+        fds, call.reply_fds = call.reply_fds, None
+        self._bus.send_message(
+            Message(
+                message_type=MessageType.METHOD_RETURN,
+                reply_serial=call.message.serial,
+                destination=call.sender or None,
+                signature=signature,
+                body=body,
+                validate=False,
+            ),
+            fds,
+        )
+
+    def _reply_error(self, call: Call, name: str, text: str) -> None:
+        if call.wants_reply:
+            self._bus.send_message(
+                Message(
+                    message_type=MessageType.ERROR,
+                    reply_serial=call.message.serial,
+                    destination=call.sender or None,
+                    error_name=name,
+                    signature="s",
+                    body=[text.replace("\0", "").encode(errors="replace").decode()],
+                    validate=False,
+                )
+            )
+
+    async def _answer(self, call: Call) -> tuple[str, list[Any]]:
+        message = call.message
+        path, interface, member = message.path or "/", message.interface, message.member or ""
+        if interface == PEER:
+            return self._peer(member, message)
+        if interface == INTROSPECTABLE and member == "Introspect":
+            return "s", [await self._introspect(call, path)]
+        if interface == PROPERTIES:
+            return await self._properties(call, path, member)
+        found = False
+        for table, find in self._tables(path):
+            if interface and table.name != interface:
+                found = found or await find(call) is not None
+                continue
+            row = table.method(member)
+            if row is None:
+                found = found or await find(call) is not None
+                continue
+            if row.access is Access.PRIVILEGED and not await call.privileged():
+                raise Refusal("AccessDenied", f"Access to {table.name}.{row.name}() not permitted.")
+            target = await find(call)
+            if target is None:
+                continue
+            return row.out_signature, await self._invoke(call, table, row, target)
+        if not found:
+            raise unknown_object(path)
+        raise Refusal("UnknownMethod", f"Unknown method {member} or interface {interface or ''}.")
+
+    async def _invoke(self, call: Call, table: Interface, row: Method, target: Any) -> list[Any]:
+        signature = call.message.signature or ""
+        if signature != row.in_signature:
+            raise Refusal(
+                "InvalidArgs",
+                f"Invalid arguments '{signature}' to call {table.name}.{row.name}(), "
+                f"expecting '{row.in_signature}'.",
+            )
+        result = row.handler(call, target, *call.message.body)
+        if inspect.isawaitable(result):
+            result = await result
+        if not row.out_args:
+            return []
+        return [result] if len(row.out_args) == 1 else list(result)
+
+    # -- the tree ------------------------------------------------------------------------------------------
+
+    def _tables(self, path: str) -> Iterator[tuple[Interface, Any]]:
+        """The tables that may apply at a path, each with a coroutine function for its target (or None)."""
+        fixed = self._fixed.get(path)
+        if fixed is not None:
+            for table in fixed.interfaces:
+                yield table, _finder(fixed)
+        for fallback in self._fallbacks:
+            label = path.removeprefix(fallback.prefix + "/")
+            if label != path and "/" not in label:
+                yield fallback.interface, _searcher(fallback, bus_label_unescape(label))
+
+    async def _targets(self, call: Call, path: str) -> list[tuple[Interface, Any]]:
+        found = []
+        for table, find in self._tables(path):
+            target = await find(call)
+            if target is not None:
+                found.append((table, target))
+        return found
+
+    def _children(self, path: str) -> list[str] | None:
+        """The names below a path in the order sd-bus lists them; None when no such node exists."""
+        below = path.rstrip("/") + "/"
+        known = list(self._fixed) + [fallback.prefix for fallback in self._fallbacks]
+        children = [
+            known_path.removeprefix(below).split("/")[0]
+            for known_path in known
+            if known_path.startswith(below)
+        ]
+        exists = path in self._fixed or bool(children)
+        for fallback in self._fallbacks:
+            if fallback.prefix == path:
+                exists = True
+                children += fallback.enumerate()
+        return list(dict.fromkeys(children)) if exists else None
+
+    def _peer(self, member: str, message: Message) -> tuple[str, list[Any]]:
+        if message.signature:
+            raise Refusal(
+                "InvalidArgs",
+                f"Invalid arguments '{message.signature}' to call {PEER}.{member}(), expecting ''.",
+            )
+        if member == "Ping":
+            return "", []
+        if member == "GetMachineId":
+            with open("/etc/machine-id", encoding="ascii") as file:
+                return "s", [file.read(33).strip()]
+        raise Refusal("UnknownMethod", f"Unknown method {member} or interface {PEER}.")
+
+    async def _introspect(self, call: Call, path: str) -> str:
+        targets = await self._targets(call, path)
+        children = self._children(path)
+        if not targets and children is None:
+            raise unknown_object(path)
+        return introspection.node([table for table, _ in targets], children or [])
+
+    # -- properties ----------------------------------------------------------------------------------------
+
+    async def _properties(self, call: Call, path: str, member: str) -> tuple[str, list[Any]]:
+        expected = {"Get": "ss", "GetAll": "s", "Set": "ssv"}.get(member)
+        targets = await self._targets(call, path)
+        if not targets:
+            raise unknown_object(path)
+        if expected is None:
+            raise Refusal("UnknownMethod", f"Unknown method {member} or interface {PROPERTIES}.")
+        signature = call.message.signature or ""
+        if signature != expected:
+            raise Refusal(
+                "InvalidArgs",
+                f"Invalid arguments '{signature}' to call {PROPERTIES}.{member}(), expecting '{expected}'.",
+            )
+        name = call.message.body[0]
+        if member == "GetAll":
+            return "a{sv}", [self._all(call, targets, name)]
+        wanted = call.message.body[1]
+        for table, target in targets:
+            row = table.property(wanted)
+            if table.name == name and row is not None:
+                if member == "Get":
+                    return "v", [Variant(row.type, row.getter(call, target))]
+                await self._set(call, table, row, target, call.message.body[2])
+                return "", []
+        raise Refusal("UnknownProperty", f"Unknown interface {name} or property {wanted}.")
+
+    def _all(self, call: Call, targets: list[tuple[Interface, Any]], name: str) -> dict[str, Variant]:
+        # An empty name means every interface of the object: stock machinectl asks for status and
+        # show like that.
+        if (
+            name
+            and name not in {PEER, INTROSPECTABLE, PROPERTIES}
+            and all(t.name != name for t, _ in targets)
+        ):
+            raise Refusal("UnknownInterface", f"Unknown interface '{name}'.")
+        return {
+            row.name: Variant(row.type, row.getter(call, target))
+            for table, target in targets
+            if not name or table.name == name
+            for row in table.properties()
+        }
+
+    async def _set(self, call: Call, table: Interface, row: Property, target: Any, value: Variant) -> None:
+        if row.setter is None:
+            raise Refusal("PropertyReadOnly", f"Property '{row.name}' is not writable.")
+        if not await call.privileged():
+            raise Refusal("AccessDenied", f"Access to {table.name}.{row.name}() not permitted.")
+        if value.signature != row.type:
+            raise Refusal(
+                "InvalidArgs",
+                f"Incorrect parameters for property '{row.name}', "
+                f"expected '{row.type}', got '{value.signature}'.",
+            )
+        row.setter(call, target, value.value)
+
+
+def _finder(fixed: Fixed) -> Any:
+    async def find(_: Call) -> Any:
+        return fixed.target
+
+    return find
+
+
+def _searcher(fallback: Fallback, label: str) -> Any:
+    async def find(call: Call) -> Any:
+        target = fallback.find(call, label)
+        return await target if inspect.isawaitable(target) else target
+
+    return find

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Names and paths on the bus."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from machined.linux.escape import bus_label_escape
+
+SERVICE: Final = "org.freedesktop.machine1"
+ROOT: Final = "/org/freedesktop/machine1"
+MACHINES: Final = ROOT + "/machine"
+IMAGES: Final = ROOT + "/image"
+JOBS: Final = "/org/machined1/job"
+LOG_CONTROL: Final = "/org/freedesktop/LogControl1"
+
+
+def machine_path(name: str) -> str:
+    return f"{MACHINES}/{bus_label_escape(name)}"
+
+
+def image_path(name: str) -> str:
+    return f"{IMAGES}/{bus_label_escape(name)}"
+
+
+def job_path(job_id: int) -> str:
+    return f"{JOBS}/{job_id}"

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Asking polkit, with the time a person needs to type a password, and no longer than the caller stays."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from dbus_fast import Message, Variant
+
+from machined.bus.call import Call
+from machined.bus.connection import DBUS, Bus, RemoteError
+from machined.model.errors import MachineError, Problem
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "org.freedesktop.PolicyKit1"
+PATH: Final = "/org/freedesktop/PolicyKit1/Authority"
+AUTHORITY: Final = "org.freedesktop.PolicyKit1.Authority"
+ALLOW_USER_INTERACTION: Final = 1
+
+# Questions to polkit under way at once, over all callers.
+MAX_QUESTIONS: Final = 256
+
+
+class Polkit:
+    """The Authority of calls on the system bus."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._ids = itertools.count(1)
+        self._waiting: dict[str, set[asyncio.Task[Any]]] = {}
+        self._questions = 0
+
+    def handle_signal(self, message: Message) -> None:
+        """Feed NameOwnerChanged here: a caller that left gets no answer, so the question is withdrawn."""
+        if message.member == "NameOwnerChanged" and message.sender == DBUS and not message.body[2]:
+            for task in self._waiting.get(message.body[0], ()):
+                task.cancel()
+
+    async def check(self, call: Call, action: str, details: Mapping[str, str]) -> None:
+        """Whether the sender of a call may do `action`. Raises MachineError when not."""
+        subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
+        rule = f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{call.sender}'"
+        await self._bus.add_match(rule)
+        task = asyncio.ensure_future(self.ask(subject, action, details, call.interactive))
+        self._waiting.setdefault(call.sender, set()).add(task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                task.cancel()
+                raise
+            raise MachineError(Problem.ACCESS_DENIED, "The caller left before it was authorized.") from None
+        finally:
+            tasks = self._waiting[call.sender]
+            tasks.discard(task)
+            if not tasks:
+                del self._waiting[call.sender]
+            # Nobody waits for this answer; a bus that is gone by now has no rules left.
+            self._forget_rule(rule)
+
+    def _forget_rule(self, rule: str) -> None:
+        self._bus.send_message(
+            Message(
+                destination=DBUS,
+                path="/org/freedesktop/DBus",
+                interface=DBUS,
+                member="RemoveMatch",
+                signature="s",
+                body=[rule],
+                flags=1,
+            )
+        )
+
+    async def ask_process(
+        self,
+        pid: int,
+        pidfd: int | None,
+        uid: int,
+        action: str,
+        details: Mapping[str, str],
+        interactive: bool,
+    ) -> None:
+        """Whether a process may do `action`.
+
+        for peers that are not on the bus. Raises MachineError when not.
+        """
+        if pidfd is None:
+            # Without a pidfd the identity of the process cannot be proven to polkit.
+            raise MachineError(
+                Problem.ACCESS_DENIED, f"Access denied: process {pid} cannot be identified safely."
+            )
+        subject = ["unix-process", {"pidfd": Variant("h", 0), "uid": Variant("i", uid)}]
+        await self.ask(subject, action, details, interactive, fds=[pidfd])
+
+    async def ask(
+        self,
+        subject: list[Any],
+        action: str,
+        details: Mapping[str, str],
+        interactive: bool,
+        fds: Sequence[int] = (),
+    ) -> None:
+        """CheckAuthorization for any kind of subject. Raises MachineError when the answer is no."""
+        if self._questions >= MAX_QUESTIONS:
+            raise MachineError(
+                Problem.LIMITS_EXCEEDED, "Too many authorizations are being asked for already."
+            )
+        self._questions += 1
+        cancellation = f"machined-{next(self._ids)}"
+        flags = ALLOW_USER_INTERACTION if interactive else 0
+        try:
+            body = await self._bus.request(
+                NAME,
+                PATH,
+                AUTHORITY,
+                "CheckAuthorization",
+                "(sa{sv})sa{ss}us",
+                [subject, action, dict(details), flags, cancellation],
+                timeout=None,
+                fds=fds,
+            )
+        except asyncio.CancelledError:
+            self._bus.send_message(
+                Message(
+                    destination=NAME,
+                    path=PATH,
+                    interface=AUTHORITY,
+                    member="CancelCheckAuthorization",
+                    signature="s",
+                    body=[cancellation],
+                    flags=1,
+                )
+            )
+            raise
+        except (RemoteError, ConnectionError) as error:
+            log.debug("polkit did not answer about %s: %s", action, error)
+            raise MachineError(
+                Problem.ACCESS_DENIED, f"Access denied: polkit did not answer about {action}."
+            ) from error
+        finally:
+            self._questions -= 1
+        authorized, challenge, _ = body[0]
+        if authorized:
+            return
+        if challenge:
+            raise MachineError(
+                Problem.INTERACTIVE_AUTHORIZATION_REQUIRED, "Interactive authentication required."
+            )
+        raise MachineError(Problem.ACCESS_DENIED, "Access denied")

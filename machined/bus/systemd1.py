@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""PID 1 over the system bus: the model's ServiceManager, and the source of unit and job events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from dbus_fast import Message, Variant
+
+from machined.bus.connection import Bus, RemoteError
+from machined.linux.escape import bus_label_escape, bus_label_unescape
+from machined.model.errors import ServiceManagerError
+from machined.model.ports import Unit, UnitChange, UnitProperty
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "org.freedesktop.systemd1"
+PATH: Final = "/org/freedesktop/systemd1"
+UNITS: Final = PATH + "/unit/"
+MANAGER: Final = NAME + ".Manager"
+UNIT: Final = NAME + ".Unit"
+SERVICE: Final = NAME + ".Service"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+
+# Results of jobs that ended before anybody asked: the signal may overtake the reply that names the job.
+KEPT_RESULTS: Final = 1024
+
+MATCHES: Final = (
+    f"type='signal',sender='{NAME}',path='{PATH}',interface='{MANAGER}',member='JobRemoved'",
+    f"type='signal',sender='{NAME}',path='{PATH}',interface='{MANAGER}',member='UnitRemoved'",
+    f"type='signal',sender='{NAME}',path='{PATH}',interface='{MANAGER}',member='Reloading'",
+    f"type='signal',sender='{NAME}',interface='{PROPERTIES}',member='PropertiesChanged',"
+    f"path_namespace='{PATH}/unit'",
+    "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',member='NameOwnerChanged',"
+    f"arg0='{NAME}'",
+)
+
+
+class Systemd1:
+    """PID 1. Events go to the on_… callbacks; methods raise ServiceManagerError."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.version = 0
+        self._waiting: dict[str, asyncio.Future[str]] = {}
+        self._results: OrderedDict[str, str] = OrderedDict()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.on_job_removed: Callable[[str, str, str], None] = lambda job, unit, result: None
+        self.on_unit_changed: Callable[[str, dict[str, Any]], None] = lambda unit, changed: None
+        self.on_unit_removed: Callable[[str], None] = lambda unit: None
+        self.on_reloaded: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Subscribe to events and learn the version."""
+        for rule in MATCHES:
+            await self._bus.add_match(rule)
+        await self._call("Subscribe")
+        body = await self._request(PATH, PROPERTIES, "Get", "ss", [MANAGER, "Version"])
+        found = re.match(r"\d+", body[0].value)
+        self.version = int(found.group()) if found else 0
+
+    # -- events --------------------------------------------------------------------------------------------
+
+    def handle_signal(self, message: Message) -> None:
+        """Feed every signal of the connection here; only PID 1's are looked at."""
+        match message.member:
+            case "PropertiesChanged" if (message.path or "").startswith(
+                UNITS
+            ) and message.signature == "sa{sv}as":
+                interface, changed, _ = message.body
+                if interface in {UNIT, SERVICE}:
+                    unit = bus_label_unescape((message.path or "").removeprefix(UNITS))
+                    self.on_unit_changed(unit, {key: value.value for key, value in changed.items()})
+            case "JobRemoved" if message.interface == MANAGER and message.signature == "uoss":
+                _, job, unit, result = message.body
+                self._job_over(job, unit, result)
+            case "UnitRemoved" if message.interface == MANAGER and message.signature == "so":
+                self.on_unit_removed(message.body[0])
+            case "Reloading" if message.interface == MANAGER and message.body == [False]:
+                self.on_reloaded()
+            case "NameOwnerChanged" if message.body[:1] == [NAME] and message.body[2]:
+                # PID 1 executed itself anew and knows nothing of our subscription.
+                task = asyncio.ensure_future(self._resubscribe())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _resubscribe(self) -> None:
+        try:
+            await self._call("Subscribe")
+        except ServiceManagerError as error:
+            if error.name != "org.freedesktop.systemd1.AlreadySubscribed":
+                log.warning("Cannot subscribe to PID 1 again, ignoring: %s", error)
+        self.on_reloaded()
+
+    def _job_over(self, job: str, unit: str, result: str) -> None:
+        self._results[job] = result
+        if len(self._results) > KEPT_RESULTS:
+            self._results.popitem(last=False)
+        future = self._waiting.pop(job, None)
+        if future is not None and not future.done():
+            future.set_result(result)
+        self.on_job_removed(job, unit, result)
+
+    async def job_result(self, path: str) -> str:
+        """Wait for the end of a job of ours: done, failed, canceled, timeout, dependency, skipped."""
+        if path in self._results:
+            return self._results[path]
+        future = self._waiting.setdefault(path, asyncio.get_running_loop().create_future())
+        return await asyncio.shield(future)
+
+    # -- calls ---------------------------------------------------------------------------------------------
+
+    async def _request(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        body: Sequence[Any],
+        fds: Sequence[int] = (),
+    ) -> list[Any]:
+        try:
+            return await self._bus.request(NAME, path, interface, member, signature, body, fds=fds)
+        except RemoteError as error:
+            raise ServiceManagerError(error.name, error.text) from error
+        except TimeoutError as error:
+            raise ServiceManagerError(
+                "org.freedesktop.DBus.Error.NoReply", "PID 1 did not answer in time."
+            ) from error
+
+    async def _call(
+        self, member: str, signature: str = "", *body: Any, fds: Sequence[int] = ()
+    ) -> list[Any]:
+        return await self._request(PATH, MANAGER, member, signature, body, fds)
+
+    async def start_unit(self, name: str, mode: str) -> str:
+        return str((await self._call("StartUnit", "ss", name, mode))[0])
+
+    async def stop_unit(self, name: str, mode: str) -> str:
+        return str((await self._call("StopUnit", "ss", name, mode))[0])
+
+    async def restart_unit(self, name: str, mode: str) -> str:
+        return str((await self._call("RestartUnit", "ss", name, mode))[0])
+
+    async def kill_unit(self, name: str, whom: str, signo: int) -> None:
+        await self._call("KillUnit", "ssi", name, whom, signo)
+
+    async def start_transient(
+        self, name: str, properties: Sequence[UnitProperty], fds: Sequence[int] = ()
+    ) -> str:
+        rows = [[p.name, Variant(p.type, p.value)] for p in properties]
+        return str(
+            (await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", rows, [], fds=fds))[0]
+        )
+
+    async def unref_unit(self, name: str) -> None:
+        await self._call("UnrefUnit", "s", name)
+
+    async def reset_failed(self, name: str) -> None:
+        await self._call("ResetFailedUnit", "s", name)
+
+    async def cancel_job(self, path: str) -> None:
+        await self._request(path, NAME + ".Job", "Cancel", "", [])
+
+    async def job_exists(self, path: str) -> bool:
+        try:
+            await self._request(path, PROPERTIES, "Get", "ss", [NAME + ".Job", "State"])
+        except ServiceManagerError as error:
+            if error.name == "org.freedesktop.DBus.Error.UnknownObject":
+                return False
+            raise
+        return True
+
+    async def unit(self, name: str) -> Unit:
+        """A unit as it is now; an inactive one where there is none."""
+        path = UNITS + bus_label_escape(name)
+        try:
+            common, service = await asyncio.gather(
+                self._request(path, PROPERTIES, "GetAll", "s", [UNIT]),
+                self._service_values(name, path),
+            )
+        except ServiceManagerError as error:
+            if error.is_missing_unit() or error.name == "org.freedesktop.DBus.Error.UnknownObject":
+                return Unit(name)
+            raise
+        return updated(Unit(name), {key: v.value for key, v in (common[0] | service).items()})
+
+    async def _service_values(self, name: str, path: str) -> dict[str, Variant]:
+        if not name.endswith(".service"):
+            return {}
+        values: dict[str, Variant] = (await self._request(path, PROPERTIES, "GetAll", "s", [SERVICE]))[0]
+        return values
+
+    async def units(self, patterns: Sequence[str]) -> list[Unit]:
+        body = await self._call("ListUnitsByPatterns", "asas", [], list(patterns))
+        return [await self.unit(row[0]) for row in body[0]]
+
+    async def enable_units(self, files: Sequence[str]) -> list[UnitChange]:
+        body = await self._call("EnableUnitFiles", "asbb", list(files), False, False)
+        return [(kind, file, source) for kind, file, source in body[1]]
+
+    async def disable_units(self, files: Sequence[str]) -> list[UnitChange]:
+        body = await self._call("DisableUnitFiles", "asb", list(files), False)
+        return [(kind, file, source) for kind, file, source in body[0]]
+
+    async def reload(self) -> None:
+        """daemon-reload; takes as long as PID 1 needs to read all units."""
+        await self._call("Reload")
+
+
+def updated(unit: Unit, changed: dict[str, Any]) -> Unit:
+    """A unit with the values of a PropertiesChanged signal or of GetAll put in."""
+    return Unit(
+        unit.name,
+        active=changed.get("ActiveState", unit.active),
+        sub=changed.get("SubState", unit.sub),
+        result=changed.get("Result", unit.result),
+        status_text=changed.get("StatusText", unit.status_text),
+        exit_status=changed.get("ExecMainStatus", unit.exit_status),
+        fragment=changed.get("FragmentPath", unit.fragment),
+    )

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Jobs inside other processes' namespaces, each done by a short-lived process (machined.linux.nshelper)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import marshal
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from machined.linux import nshelper
+from machined.linux.fds import FdSet, recv_with_fds, send_with_fds
+from machined.linux.process import PidRef
+
+CONCURRENCY = 16
+"""So many helpers run at a time;"""
+QUEUE = 128
+"""so many jobs may wait for their turn."""
+TIMEOUT = 25.0
+
+_REPLY_MAX = 4 * 1024 * 1024
+_REAP_PATIENCE = 1.0
+_PACKAGES = str(Path(__file__).parent.parent.parent)
+# Imported from the package rather than run by path: only imported modules have their byte code cached.
+_PROGRAM = """\
+import sys
+sys.path.append(sys.argv[1])
+from machined.linux.nshelper import main
+main(int(sys.argv[2]))
+"""
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "SYSTEMD_BYPASS_USERDB": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a helper answered. Whoever gets it takes what it wants out of fds; the rest closes with them."""
+
+    data: dict[str, Any]
+    fds: FdSet
+
+
+class _Turnstile:
+    """Bounds how many helpers run and how many jobs wait, within one event loop."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(CONCURRENCY)
+        self._waiting = 0
+
+    async def child(self) -> _Child:
+        """A new helper, as soon as it may be started. It counts until it is reaped."""
+        if self._waiting >= QUEUE:
+            raise OSError(errno.EAGAIN, f"{QUEUE} jobs wait for a namespace helper already, try again later")
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            child = _Child()
+        except BaseException:
+            self._free.release()
+            raise
+        child.gone.add_done_callback(lambda _: self._free.release())
+        return child
+
+
+_turnstiles: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turnstile] = weakref.WeakKeyDictionary()
+
+
+class _Child:
+    """One helper process, from its start to its reaping."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours.setblocking(False)
+            # Popen rather than asyncio's subprocesses: those are reaped behind our back (on 3.11 by a
+            # thread), and a process group may only be signalled while its leader is not reaped.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _PACKAGES, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_ENVIRONMENT,
+                cwd="/",
+                process_group=0,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._sock = ours
+        loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[int] = loop.create_future()
+        """Done when the process is reaped; its result is what Popen calls returncode."""
+        self._ref = PidRef.open(self._process.pid)
+        self._ref.watch(loop, self._reap)
+
+    def _reap(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)  # the last chance to name what it may have forked
+        self._process.wait()
+        self._ref.close()
+        self.gone.set_result(self._process.returncode)
+
+    async def receive(self) -> tuple[bytes, FdSet]:
+        """All that the helper sends until it closes its end."""
+        loop = asyncio.get_running_loop()
+        fds, data = FdSet(), bytearray()
+        while len(data) <= _REPLY_MAX:
+            try:
+                packet, more = recv_with_fds(self._sock, nshelper.REPLY_PACKET, nshelper.FDS_MAX)
+            except BlockingIOError:
+                readable = loop.create_future()
+                loop.add_reader(self._sock, _resolve, readable)
+                try:
+                    await readable
+                finally:
+                    loop.remove_reader(self._sock)
+                continue
+            except ConnectionResetError:  # it died with our request unread
+                return b"", fds
+            if len(more):
+                fds.close()
+                fds = more
+            if not packet:
+                return bytes(data), fds
+            data += packet
+        fds.close()
+        raise OSError(errno.EMSGSIZE, f"a namespace helper sent more than {_REPLY_MAX} bytes")
+
+    def send(self, data: bytes, fds: Sequence[int]) -> None:
+        send_with_fds(self._sock, data, fds)
+
+    async def end(self) -> None:
+        """Kill what is left of it. Its reaping needs no caller, and waits for nothing but the kernel."""
+        self._sock.close()
+        if not self.gone.done():
+            os.killpg(self._process.pid, signal.SIGKILL)
+            # A matter of microseconds, unless it hangs in a file system where nothing can kill it.
+            await asyncio.wait([self.gone], timeout=_REAP_PATIENCE)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _decode(op: str, data: bytes, fds: FdSet) -> Reply:
+    """The reply, or the OSError it holds. The sender has been among guests: nothing about it is a given."""
+    try:
+        answer = json.loads(data)
+        if isinstance(answer, dict) and isinstance(ok := answer.get("ok"), dict):
+            return Reply(ok, fds)
+        number, what = answer["errno"], answer["what"]
+        if type(number) is not int or not isinstance(what, str):
+            raise TypeError("errno and what have the wrong types")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        fds.close()
+        raise OSError(errno.EIO, f"the namespace helper answers '{op}' with nonsense: {error}") from None
+    fds.close()
+    raise OSError(number, what)
+
+
+async def _perform(child: _Child, op: str, request: bytes, fds: Sequence[int]) -> Reply:
+    try:
+        child.send(request, fds)
+        data, received = await child.receive()
+        if data:
+            return _decode(op, data, received)
+        status = await asyncio.shield(child.gone)
+        raise OSError(errno.EIO, f"the namespace helper died during '{op}' (status {status}), see the log")
+    finally:
+        await child.end()
+
+
+async def run(
+    op: str,
+    target: PidRef | None,
+    args: Mapping[str, Any],
+    fds: Sequence[int] = (),
+    timeout: float = TIMEOUT,  # the helper is killed by it, so it is not the caller's affair
+) -> Reply:
+    """Do a job of nshelper.OPERATIONS in target's namespaces, in our own if target is None.
+
+    args are plain values; fds stay the caller's. Raises the helper's OSError (ProcessLookupError if the
+    target is gone, EAGAIN if too many jobs wait already), or TimeoutError after so many seconds in all.
+    """
+    if op not in nshelper.OPERATIONS:
+        raise ValueError(f"'{op}' is no job of the namespace helper")
+    request = marshal.dumps((op, target.pid if target else 0, dict(args)))
+    if len(request) > nshelper.REQUEST_MAX or len(fds) >= nshelper.FDS_MAX:
+        raise OSError(errno.EMSGSIZE, f"the request for '{op}' is too large")
+    passed = [target.fileno(), *fds] if target else fds
+    turnstile = _turnstiles.setdefault(asyncio.get_running_loop(), _Turnstile())
+    try:
+        async with asyncio.timeout(timeout):
+            return await _perform(await turnstile.child(), op, request, passed)
+    except TimeoutError as error:
+        if error.errno is not None:
+            raise  # the helper's own
+        raise TimeoutError(errno.ETIMEDOUT, f"'{op}' took longer than {timeout:g} s") from None

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The program that does one job inside another process's namespaces; machined.linux.helper starts it.
+
+A process with threads can enter neither a mount nor a user namespace, and the daemon has threads.
+
+The start-up time of this program is on the hot path of every shell that is opened in a guest. Please add no
+imports, not even of json, socket or dataclasses: each costs as much as the interpreter's own start. Hence
+the built-in _socket, a JSON writer of ten lines, and no type that is not built in.
+
+The one argument is the number of a SEQPACKET socket. One packet comes in: the request (marshal, since it is
+from the process that started us), with the target's pidfd first and the job's own descriptors behind it. The
+reply goes out (JSON: a guest may have had its hands on us by then), {"ok": {…}} or {"errno": …, "what": …},
+in packets until the end of the stream, with the descriptors on the first.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal's built-in half
+import _socket
+import errno
+import marshal
+import os
+import stat
+import sys
+
+from machined.linux import rtdump, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Arguments = dict[str, Any]
+    Answer = tuple[dict[str, object], list[int]]
+
+REQUEST_MAX = 64 * 1024
+REPLY_PACKET = 32 * 1024
+FDS_MAX = 8
+READ_MAX = 1024 * 1024
+ADDRESSES_MAX = 4096
+
+_INT = 4  # bytes of a descriptor in SCM_RIGHTS
+_CLONE = {
+    "pid": syscalls.CLONE_NEWPID,
+    "mnt": syscalls.CLONE_NEWNS,
+    "net": syscalls.CLONE_NEWNET,
+    "user": syscalls.CLONE_NEWUSER,
+}
+
+
+class Target:
+    """The process whose namespaces we enter; pid 0 for our own."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self.entered: set[str] = set()
+
+    def _open(self, kind: str) -> int:
+        try:
+            own = os.stat(f"/proc/self/ns/{kind}")
+        except FileNotFoundError:  # a kernel without namespaces of this kind
+            return -1
+        other = os.stat(f"/proc/{self.pid}/ns/{kind}")
+        if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino):
+            return -1  # entering our own user namespace is even refused
+        return os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def enter(self, kinds: tuple[str, ...], root: bool) -> None:
+        """Join the namespaces (user last: it takes our power over the others away) and become root there."""
+        if not self.pid:
+            return
+        try:
+            opened = [(kind, self._open(kind)) for kind in kinds]
+            root_fd = -1
+            if root:
+                root_fd = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            groups_denied = "user" in kinds and self._setgroups_denied()
+            # Only now is it certain that all of these are of the process that was meant.
+            _signal.pidfd_send_signal(self._pidfd, 0)
+        except (FileNotFoundError, ProcessLookupError):
+            raise ProcessLookupError(errno.ESRCH, f"process {self.pid} is gone") from None
+        for kind, fd in opened:
+            if fd >= 0:
+                syscalls.setns(fd, _CLONE[kind])
+                os.close(fd)
+                self.entered.add(kind)
+        if root_fd >= 0:
+            os.fchdir(root_fd)
+            os.chroot(".")
+            os.close(root_fd)
+        if "user" in kinds:
+            if not groups_denied:
+                os.setgroups([])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+
+    def _setgroups_denied(self) -> bool:
+        # User namespaces made without privileges; see user_namespaces(7).
+        try:
+            with open(f"/proc/{self.pid}/setgroups", "rb") as file:
+                return file.read().strip() == b"deny"
+        except FileNotFoundError:
+            return False
+
+
+def _pty(_target: Target, arguments: Arguments, _fds: list[int]) -> Answer:
+    master = syscalls.posix_openpt(arguments.get("ptmx", "/dev/ptmx"))
+    return {"number": syscalls.pty_number(master)}, [master]
+
+
+def _connect(_target: Target, arguments: Arguments, fds: list[int]) -> Answer:
+    sock, path = _socket.socket(fileno=fds[0]), arguments["path"]
+    if (sock.family, sock.type) != (_socket.AF_UNIX, _socket.SOCK_STREAM):
+        raise OSError(errno.ENOTSOCK, "only a UNIX stream socket can be connected here")
+    # How connect() waits belongs to the open socket, which the daemon shares: put it back in the end.
+    blocking, msec = os.get_blocking(fds[0]), int(arguments.get("timeout_msec", 5000))
+    os.set_blocking(fds[0], True)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(msec))
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        raise TimeoutError(errno.ETIMEDOUT, f"'{path}' accepted no connection in {msec} ms") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot connect to '{path}': {error.strerror}") from None
+    finally:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(0))
+        os.set_blocking(fds[0], blocking)
+        sock.detach()
+    return {}, []
+
+
+def _timeval(msec: int) -> bytes:
+    size = 8 if sys.maxsize > 2**32 else 4  # struct timeval is two longs
+    seconds, rest = divmod(msec, 1000)
+    return seconds.to_bytes(size, sys.byteorder) + (rest * 1000).to_bytes(size, sys.byteorder)
+
+
+def _read_file(path: str, limit: int) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # before open(): opening a device may do things
+        raise OSError(errno.EINVAL, f"'{path}' is no regular file")
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, f"'{path}' is no regular file")
+        chunks: list[bytes] = []
+        left = limit + 1
+        while left > 0 and (chunk := os.read(fd, left)):
+            chunks.append(chunk)
+            left -= len(chunk)
+    finally:
+        os.close(fd)
+    if left <= 0:
+        raise OSError(errno.EFBIG, f"'{path}' is larger than {limit} bytes")
+    return b"".join(chunks)
+
+
+def _read(_target: Target, arguments: Arguments, _fds: list[int]) -> Answer:
+    limit = min(int(arguments.get("limit", 64 * 1024)), READ_MAX)
+    failure: OSError | None = None
+    for path in arguments["paths"]:
+        try:
+            data = _read_file(path, limit)
+        except OSError as error:
+            # What is wrong with a file that is there says more than that another one is not.
+            if failure is None or failure.errno == errno.ENOENT:
+                failure = error
+        else:
+            import binascii
+
+            return {"path": path, "data": binascii.b2a_base64(data, newline=False).decode("ascii")}, []
+    raise failure or OSError(errno.ENOENT, "no file was asked for")
+
+
+def _route_socket() -> _socket.socket:
+    return _socket.socket(rtdump.AF_NETLINK, _socket.SOCK_DGRAM, rtdump.NETLINK_ROUTE)
+
+
+def _addresses(target: Target, _arguments: Arguments, _fds: list[int]) -> Answer:
+    sock = _route_socket()
+    rows = rtdump.dump(sock)[:ADDRESSES_MAX]
+    sock.close()
+    names = ("family", "address", "ifindex", "scope", "flags", "prefixlen")
+    found = [dict(zip(names, (row[0], row[1].hex(), *row[2:]), strict=True)) for row in rows]
+    return {"private": "net" in target.entered, "addresses": found}, []
+
+
+def _netlink(target: Target, _arguments: Arguments, _fds: list[int]) -> Answer:
+    return {"private": "net" in target.entered}, [_route_socket().detach()]
+
+
+def _root(_target: Target, _arguments: Arguments, _fds: list[int]) -> Answer:
+    return {}, [os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+
+
+def _metadata(target: Target, arguments: Arguments, fds: list[int]) -> Answer:
+    answer, _ = _addresses(target, arguments, fds)
+    try:
+        return answer | _read(target, arguments, fds)[0], []
+    except OSError as error:  # a guest without the file still has addresses
+        return answer | {"read_error": _describe(error)}, []
+
+
+class Operation:
+    """What a job needs and does. fork: in a child, so that the process its peer sees is in there too."""
+
+    def __init__(
+        self,
+        job: Callable[[Target, Arguments, list[int]], Answer],
+        kinds: tuple[str, ...],
+        root: bool = True,
+        fork: bool = False,
+    ) -> None:
+        self.job, self.kinds, self.root, self.fork = job, kinds, root, fork
+
+
+# The order of the kinds is the order they are entered in.
+OPERATIONS = {
+    "pty": Operation(_pty, ("pid", "mnt", "user")),
+    "connect": Operation(_connect, ("pid", "mnt", "user"), fork=True),
+    "read": Operation(_read, ("pid", "mnt", "user")),
+    "addresses": Operation(_addresses, ("net",), root=False),
+    "netlink": Operation(_netlink, ("net",), root=False),
+    "root": Operation(_root, ("pid", "mnt", "user")),
+    "metadata": Operation(_metadata, ("pid", "mnt", "net", "user")),
+}
+
+
+def _json(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_json, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_json(key)}:{_json(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    units = text.encode("utf-16-be", "surrogatepass")
+    return '"' + "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)) + '"'
+
+
+def _describe(error: OSError) -> dict[str, object]:
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        what = f"'{error.filename}': {what}"
+    return {"errno": error.errno or errno.EIO, "what": what}
+
+
+def _receive(sock: _socket.socket) -> tuple[Any, list[int]]:
+    space = _socket.CMSG_SPACE(FDS_MAX * _INT)
+    data, control, _, _ = sock.recvmsg(REQUEST_MAX, space, _socket.MSG_CMSG_CLOEXEC)
+    payload = b"".join(c[2] for c in control)
+    fds = [int.from_bytes(payload[i : i + _INT], sys.byteorder) for i in range(0, len(payload), _INT)]
+    return marshal.loads(data), fds
+
+
+def _reply(sock: _socket.socket, answer: dict[str, object], fds: list[int]) -> None:
+    data = _json(answer).encode("ascii")
+    payload = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in fds)
+    control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, payload)] if fds else []
+    for start in range(0, len(data), REPLY_PACKET):
+        sock.sendmsg([data[start : start + REPLY_PACKET]], control, _socket.MSG_NOSIGNAL)
+        control = []
+
+
+def main(number: int) -> None:
+    """Do the one job that arrives on this socket."""
+    sock = _socket.socket(fileno=number)
+    (name, pid, arguments), fds = _receive(sock)
+    operation = OPERATIONS[name]
+    target = Target(pid, fds.pop(0) if pid else -1)
+    try:
+        target.enter(operation.kinds, operation.root)
+        # Entering a PID namespace takes effect for children only.
+        if operation.fork and "pid" in target.entered and (child := os.fork()):
+            sock.close()
+            os.waitpid(child, 0)
+            os._exit(0)
+        answer, results = operation.job(target, arguments, fds)
+    except OSError as error:
+        _reply(sock, _describe(error), [])
+    else:
+        _reply(sock, {"ok": answer}, results)
+    os._exit(0)  # the interpreter's own way out takes longer than the job

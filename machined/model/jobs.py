@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Jobs: one thing under way for a machine, with a result that everybody hears of."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from machined.model import log as journal
+from machined.model.errors import MachineError, Problem, ServiceManagerError
+
+log = logging.getLogger(__name__)
+
+# Jobs under way at once, over all machines.
+MAX_JOBS: Final = 4096
+
+
+class Verb(StrEnum):
+    START = "start"
+    STOP = "stop"
+    REBOOT = "reboot"
+
+
+class Result(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    TIMEOUT = "timeout"
+
+
+class JobTimeoutError(Exception):
+    """A time limit of a job is over; the text says which."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A job; `task` does the work and returns a remark for people (often empty)."""
+
+    id: int
+    machine: str
+    verb: Verb
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+    over: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    result: Result | None = None
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+Work = Callable[[], Awaitable[str]]
+
+
+class Jobs:
+    """At most one job for each machine. Listeners: on_new(job), on_removed(job, result, message)."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Job] = {}
+        self._by_machine: dict[str, Job] = {}
+        self._ids = itertools.count(1)
+        self.on_new: list[Callable[[Job], None]] = []
+        self.on_removed: list[Callable[[Job, Result, str], None]] = []
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._jobs.values()))
+
+    def get(self, job_id: int) -> Job | None:
+        return self._jobs.get(job_id)
+
+    def of_machine(self, name: str) -> Job | None:
+        return self._by_machine.get(name)
+
+    async def settle(self, name: str, verb: Verb) -> Job | None:
+        """Make way for a job: the same verb under way is returned to be joined, a start yields to a stop.
+
+        Raises MachineError (JOB_RUNNING) when what is under way cannot be joined or replaced.
+        """
+        while (job := self._by_machine.get(name)) is not None:
+            if job.verb is verb:
+                return job
+            if verb is not Verb.STOP:
+                raise MachineError(
+                    Problem.JOB_RUNNING,
+                    f"Machine '{name}' has a job under way already ({job.verb}, number {job.id}); "
+                    f"wait for its end or stop the machine.",
+                )
+            job.cancel()
+            await job.over.wait()
+        return None
+
+    def start(self, name: str, verb: Verb, work: Work) -> Job:
+        """Begin a job; call settle() first, without waiting for anything in between."""
+        if len(self._jobs) >= MAX_JOBS:
+            raise MachineError(Problem.LIMITS_EXCEEDED, f"Too many jobs are under way already ({MAX_JOBS}).")
+        assert name not in self._by_machine
+        job = Job(next(self._ids), name, verb)
+        self._jobs[job.id] = self._by_machine[name] = job
+        for listener in self.on_new:
+            listener(job)
+        job.task = asyncio.get_running_loop().create_task(self._run(job, work), name=f"{verb} {name}")
+        return job
+
+    async def _run(self, job: Job, work: Work) -> None:
+        result, message = Result.FAILED, ""
+        try:
+            message = await work()
+            result = Result.DONE
+        except asyncio.CancelledError:
+            result, message = Result.CANCELED, "The job was canceled."
+        except JobTimeoutError as error:
+            result, message = Result.TIMEOUT, str(error)
+        except (MachineError, ServiceManagerError) as error:
+            message = error.text
+        except OSError as error:
+            message = error.strerror or str(error)
+        except Exception:
+            log.exception("Job '%s' of machine '%s' broke", job.verb, job.machine)
+            message = "An internal error occurred, the journal of systemd-machined.service has it."
+        finally:
+            job.result = result
+            del self._jobs[job.id], self._by_machine[job.machine]
+            journal.job_ended(job.machine, job.verb, result, message)
+            for listener in self.on_removed:
+                listener(job, result, message)
+            job.over.set()
+
+    async def close(self) -> None:
+        """Stop working on everything; what was begun with PID 1 goes on without us."""
+        tasks = [job.task for job in self._jobs.values() if job.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

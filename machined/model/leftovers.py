@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a killed systemd-nspawn leaves behind, and how it goes away.
+
+nspawn 257 refuses to start while the mount point of the run before still holds a mount, and nothing removes
+it after a SIGKILL; from 262 on `systemd-nspawn --cleanup` exists. This runs before a start on every version,
+and after a stop (machined.cleanup) where nspawn cannot do it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+from machined.linux import mounts
+
+log = logging.getLogger(__name__)
+
+RUNTIME: Final = Path("/run/systemd/nspawn")
+# Where the versions keep the socket directory of a machine: up to 258 and after.
+_EXPORTS: Final = ("unix-export/{name}", "{name}/unix-export")
+
+
+def stale_mounts(name: str) -> list[str]:
+    """Mount points of a machine below /run/systemd/nspawn, deepest first; empty when it left none."""
+    places = [os.fspath(RUNTIME / pattern.format(name=name)) for pattern in _EXPORTS]
+    # The usual answer, without reading the table of all mounts.
+    if not any(os.path.ismount(place) for place in places):
+        return []
+    found = [m.target for place in places for m in mounts.below(place)]
+    return sorted(found, key=len, reverse=True)
+
+
+def remove(name: str) -> list[str]:
+    """Take away what a machine that does not run left; returns what was taken. Raises OSError."""
+    removed = []
+    for target in stale_mounts(name):
+        mounts.unmount(target, lazy=True)
+        removed.append(target)
+    for pattern in (*_EXPORTS, "propagate/{name}"):
+        path = RUNTIME / pattern.format(name=name)
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.debug("Cannot remove %s, ignoring: %s", path, error)
+            continue
+        removed.append(os.fspath(path))
+    return removed

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Starting, stopping and rebooting machines, as jobs.
+
+No lock is held while PID 1 works: systemd-nspawn calls back into us to register before its unit is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from machined.linux import process
+from machined.model import leftovers, preflight, unit
+from machined.model.errors import MachineError, Problem, ServiceManagerError
+from machined.model.failure import last_words
+from machined.model.images import SEARCH_PATH, Image, Images
+from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
+from machined.model.machine import Machine
+from machined.model.names import HOST, check_machine_name
+from machined.model.ports import ServiceManager
+from machined.model.registry import Registry
+from machined.model.state import State, States, unit_of_machine
+
+log = logging.getLogger(__name__)
+
+# Real-time signals of systemd as PID 1 (systemd(1), "Signals"); SIGINT is ctrl-alt-del, a reboot.
+POWEROFF_SIGNAL: Final = signal.SIGRTMIN + 4
+REBOOT_SIGNAL: Final = signal.SIGINT
+
+# Seconds. The graceful one is what systemd gives a service by default (TimeoutStopSec=).
+POWEROFF_TIMEOUT: Final = 90.0
+TERMINATE_TIMEOUT: Final = 30.0
+KILL_TIMEOUT: Final = 15.0
+REBOOT_TIMEOUT: Final = 120.0
+
+
+class StopMode(StrEnum):
+    """The first stage of a stop; the ones after it follow when its time is over."""
+
+    POWEROFF = "poweroff"
+    TERMINATE = "terminate"
+    KILL = "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class StopLimits:
+    """Time limits of the stages of a stop, in seconds."""
+
+    poweroff: float = POWEROFF_TIMEOUT
+    terminate: float = TERMINATE_TIMEOUT
+    kill: float = KILL_TIMEOUT
+
+
+class Lifecycle:
+    """Makes jobs out of wishes. `cleanup` is the installed program for ExecStopPost."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        images: Images,
+        states: States,
+        jobs: Jobs,
+        systemd: ServiceManager,
+        cleanup: str,
+    ) -> None:
+        self._registry = registry
+        self._images = images
+        self._states = states
+        self._jobs = jobs
+        self._systemd = systemd
+        self._cleanup = cleanup
+
+    # -- start ---------------------------------------------------------------------------------------------
+
+    def image_to_start(self, name: str) -> Image:
+        """The image of a machine that may be started now. Raises MachineError with the reason why not."""
+        check_machine_name(name)
+        image = self._images.find(name)
+        if image is None:
+            where = ", ".join(str(path) for path in SEARCH_PATH)
+            raise MachineError(
+                Problem.NO_SUCH_IMAGE,
+                f"No image '{name}' known: nothing of that name is in {where}. "
+                f"'machinectl list-images' shows what there is.",
+            )
+        return image
+
+    async def start(self, name: str) -> Job:
+        """A job that ends when the machine's unit is up.
+
+        Starting a machine that runs as ours is no error.
+        """
+        image = self.image_to_start(name)
+        running = self._registry.get(name)
+        if (
+            running is not None
+            and running.unit == unit_of_machine(name)
+            and not self._states.record(name).stopping
+        ):
+            return await self._job(name, Verb.START, self._already_up)
+        if self._jobs.of_machine(name) is None and not self._unit_is_up(name):
+            preflight.check_image(name, image, self._registry)
+        return await self._job(name, Verb.START, lambda: self._start(name))
+
+    async def _already_up(self) -> str:
+        return ""
+
+    def _unit_is_up(self, name: str) -> bool:
+        tracked = self._states.tracked(unit_of_machine(name))
+        return tracked is not None and tracked.is_up
+
+    async def _start(self, name: str) -> str:
+        unit_name = unit_of_machine(name)
+        if self._unit_is_up(name) and self._registry.get(name) is None:
+            # Still on its way down from the run before: PID 1 would refuse the name until it is gone.
+            await self._wait_gone(name, unit_name, POWEROFF_TIMEOUT, "end its last run")
+        elif self._unit_is_up(name):
+            return ""
+        for path in leftovers.remove(name):
+            log.info("Removed '%s', left by a run of machine '%s' that was killed", path, name)
+        began = process.now_usec()[0]
+        properties = unit.properties(name, self._systemd.version, self._cleanup)
+        try:
+            job = await self._systemd.start_transient(unit_name, properties)
+        except ServiceManagerError as error:
+            if error.name != "org.freedesktop.systemd1.UnitExists":
+                raise
+            # A failed unit of an earlier daemon may still be loaded.
+            await self._systemd.reset_failed(unit_name)
+            job = await self._systemd.start_transient(unit_name, properties)
+        result = await self._systemd.job_result(job)
+        if result == "done":
+            return ""
+        self._states.run_failed(name, result)
+        why = await last_words(unit_name, began)
+        reason = f": {why}" if why else ""
+        raise MachineError(
+            Problem.FAILED,
+            f"Machine '{name}' did not start (unit {unit_name}, '{result}'){reason}. "
+            f"See 'journalctl -u {unit_name}'.",
+        )
+
+    # -- stop ----------------------------------------------------------------------------------------------
+
+    async def stop(self, name: str, mode: StopMode, limits: StopLimits) -> Job:
+        """A job that ends when nothing of the machine runs any more.
+
+        Raises MachineError (NO_SUCH_MACHINE).
+        """
+        self._check_runs(name)
+        return await self._job(name, Verb.STOP, lambda: self._stop(name, mode, limits))
+
+    def _check_runs(self, name: str) -> None:
+        check_machine_name(name)
+        job = self._jobs.of_machine(name)
+        starting = job is not None and job.verb is Verb.START
+        if self._registry.get(name) is None and not self._unit_is_up(name) and not starting:
+            known = self._images.find(name) is not None
+            raise MachineError(
+                Problem.NOT_RUNNING if known else Problem.NO_SUCH_MACHINE,
+                f"Machine '{name}' is not running." if known else f"No machine '{name}' known",
+            )
+
+    async def _stop(self, name: str, mode: StopMode, limits: StopLimits) -> str:
+        machine = self._registry.get(name)
+        unit_name = machine.unit if machine is not None else unit_of_machine(name)
+        self._states.stop_under_way(name, True)
+        try:
+            remark = ""
+            if mode is StopMode.POWEROFF:
+                try:
+                    await self._power_off(name, unit_name, limits.poweroff)
+                    return remark
+                except JobTimeoutError as error:
+                    remark = f"{error} It was terminated."
+                    log.warning("%s Terminating it", error)
+            if mode is not StopMode.KILL:
+                try:
+                    await self._stop_unit(unit_name)
+                    await self._wait_gone(name, unit_name, limits.terminate, "end when terminated")
+                    return remark
+                except JobTimeoutError as error:
+                    remark = f"{error} It was killed."
+                    log.warning("%s Killing it", error)
+            await self._kill_unit(unit_name)
+            await self._wait_gone(name, unit_name, limits.kill, "end when killed")
+            return remark
+        finally:
+            self._states.stop_under_way(name, False)
+
+    async def _power_off(self, name: str, unit_name: str, limit: float) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                machine = await self._registered(name, unit_name)
+                if machine is not None:
+                    await self._signal_init(machine, POWEROFF_SIGNAL)
+                    await self._states.wait_until(name, lambda: self._is_gone(name, unit_name))
+        except TimeoutError:
+            raise JobTimeoutError(f"Machine '{name}' did not power off within {limit:g} s.") from None
+
+    async def _registered(self, name: str, unit_name: str) -> Machine | None:
+        """The machine as soon as it is registered; None when its unit ends before that."""
+        await self._states.wait_until(
+            name, lambda: self._registry.get(name) is not None or self._is_gone(name, unit_name)
+        )
+        return self._registry.get(name)
+
+    async def _signal_init(self, machine: Machine, signo: int) -> None:
+        """Signal the leader once it listens: the kernel drops what a namespace's init does not handle yet.
+
+        Nothing tells when an init installs its handlers, so this looks, from 10 ms to 250 ms apart.
+        """
+        pause = 0.01
+        while machine.leader is not None and machine.leader.alive():
+            try:
+                if process.handles_signal(machine.leader_pid, signo):
+                    machine.leader.kill(signo)
+                    return
+            except ProcessLookupError:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+
+    async def _stop_unit(self, unit_name: str) -> None:
+        try:
+            await self._systemd.stop_unit(unit_name, "replace")
+        except ServiceManagerError as error:
+            if not error.is_missing_unit():
+                raise
+
+    async def _kill_unit(self, unit_name: str) -> None:
+        try:
+            await self._systemd.kill_unit(unit_name, "all", signal.SIGKILL)
+        except ServiceManagerError as error:
+            log.debug("Cannot kill unit '%s', ignoring: %s", unit_name, error)
+
+    def _is_gone(self, name: str, unit_name: str) -> bool:
+        """The image is free again only when the unit has ended, which is after the unregistration."""
+        tracked = self._states.tracked(unit_name)
+        return self._registry.get(name) is None and (tracked is None or not tracked.is_up)
+
+    async def _wait_gone(self, name: str, unit_name: str, limit: float, what: str) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                await self._states.wait_until(name, lambda: self._is_gone(name, unit_name))
+        except TimeoutError:
+            raise JobTimeoutError(f"Machine '{name}' did not {what} within {limit:g} s.") from None
+
+    # -- reboot --------------------------------------------------------------------------------------------
+
+    async def reboot(self, name: str, limit: float = REBOOT_TIMEOUT) -> Job:
+        """A job that ends when the machine has registered anew. Raises MachineError."""
+        self._check_runs(name)
+        return await self._job(name, Verb.REBOOT, lambda: self._reboot(name, limit))
+
+    async def _reboot(self, name: str, limit: float) -> str:
+        machine = self._registry.get(name)
+        unit_name = machine.unit if machine is not None else unit_of_machine(name)
+        try:
+            async with asyncio.timeout(limit):
+                machine = await self._registered(name, unit_name)
+                if machine is None:
+                    raise MachineError(
+                        Problem.NOT_RUNNING, f"Machine '{name}' ended before it could be rebooted."
+                    )
+                await self._signal_init(machine, REBOOT_SIGNAL)
+                await self._states.wait_until(name, lambda: self._is_over(name, unit_name, machine))
+                return self._after_reboot(name, unit_name)
+        except TimeoutError:
+            log.warning("Machine '%s' did not reboot within %g s, starting its unit again", name, limit)
+        if self._registry.get(name) is None or machine is None:
+            raise JobTimeoutError(f"Machine '{name}' did not come back within {limit:g} s.")
+        old = machine
+        await self._systemd.restart_unit(unit_name, "replace")
+        try:
+            async with asyncio.timeout(limit):
+                await self._states.wait_until(name, lambda: self._is_over(name, unit_name, old))
+        except TimeoutError:
+            raise JobTimeoutError(f"Machine '{name}' did not come back within {limit:g} s.") from None
+        return self._after_reboot(name, unit_name) or "It did not reboot in time and its unit was restarted."
+
+    def _is_over(self, name: str, unit_name: str, old: Machine) -> bool:
+        """Registered anew, or ended for good."""
+        now = self._registry.get(name)
+        return (now is not None and now is not old) or self._is_gone(name, unit_name)
+
+    def _after_reboot(self, name: str, unit_name: str) -> str:
+        if self._registry.get(name) is None:
+            raise MachineError(
+                Problem.FAILED,
+                f"Machine '{name}' went down and did not come back. See 'journalctl -u {unit_name}'.",
+            )
+        return ""
+
+    # -- all -----------------------------------------------------------------------------------------------
+
+    async def _job(self, name: str, verb: Verb, work: Callable[[], Awaitable[str]]) -> Job:
+        return await self._jobs.settle(name, verb) or self._jobs.start(name, verb, work)
+
+    async def wait(self, name: str, condition: str, limit: float | None) -> State:
+        """Wait for a state: running (or degraded), stopped (or failed), or another one by its name.
+
+        Raises MachineError (INVALID_ARGS for a bad condition, NO_SUCH_MACHINE), TimeoutError.
+        """
+        if name != HOST:
+            check_machine_name(name)
+        if condition not in {state.value for state in State}:
+            known = ", ".join(State)
+            raise MachineError(
+                Problem.INVALID_ARGS, f"Unknown condition '{condition}', expected one of {known}."
+            )
+        if self._states.get(name) is State.STOPPED and self._images.find(name) is None:
+            raise MachineError(Problem.NO_SUCH_MACHINE, f"No machine '{name}' known")
+
+        def holds() -> bool:
+            state = self._states.get(name)
+            if condition == State.RUNNING:
+                return state.is_up()
+            return state.is_down() if condition == State.STOPPED else state == condition
+
+        try:
+            async with asyncio.timeout(limit):
+                await self._states.wait_until(name, holds)
+        except TimeoutError:
+            raise MachineError(
+                Problem.TIMEOUT,
+                f"Machine '{name}' is {self._states.get(name)}, and was not {condition} within {limit:g} s.",
+            ) from None
+        return self._states.get(name)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Journal messages with an identity, which monitoring and the message catalog key on (sd-messages.h)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from machined.linux import sd
+
+MACHINE_START: Final = "24d8d4452573402496068381a6312df2"
+MACHINE_STOP: Final = "58432bd3bace477cb514b56381b8a758"
+
+# syslog(3): LOG_AUTH and LOG_INFO, as systemd-machined says it.
+AUTH: Final = 4
+INFO: Final = 6
+# Our own: a job on a machine ended (fields NAME=, VERB=, RESULT=).
+JOB_ENDED: Final = "6d0f3a1be4c94d6f9c2a7b5e8f10c3d4"
+
+
+def machine_started(name: str, leader: int) -> None:
+    sd.journal(
+        f"New machine {name}.",
+        priority=INFO,
+        facility=AUTH,
+        MESSAGE_ID=MACHINE_START,
+        NAME=name,
+        LEADER=leader,
+    )
+
+
+def machine_stopped(name: str, leader: int) -> None:
+    sd.journal(
+        f"Machine {name} terminated.",
+        priority=INFO,
+        facility=AUTH,
+        MESSAGE_ID=MACHINE_STOP,
+        NAME=name,
+        LEADER=leader,
+    )
+
+
+def job_ended(name: str, verb: str, result: str, text: str) -> None:
+    message = f"Machine {name}: {verb} {result}." + (f" {text}" if text else "")
+    sd.journal(
+        message, priority=INFO, facility=AUTH, MESSAGE_ID=JOB_ENDED, NAME=name, VERB=verb, RESULT=result
+    )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What can be known to fail before a container is started, said in a sentence and with nothing changed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from machined.linux import mounts
+from machined.linux.fds import OwnedFd
+from machined.linux.locks import holder_conflict
+from machined.linux.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from machined.model.errors import MachineError, Problem
+from machined.model.images import Image
+from machined.model.registry import Registry
+
+# What systemd-nspawn --boot tries, in its order (systemd-nspawn(1)).
+INIT_PATHS: Final = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init")
+OS_RELEASE_PATHS: Final = ("etc/os-release", "usr/lib/os-release")
+LOCKS: Final = Path("/run/systemd/nspawn/locks")
+
+
+def check_image(name: str, image: Image, registry: Registry) -> None:
+    """Raises MachineError when a machine cannot be started from this image."""
+    _check_free(name, image, registry)
+    if image.is_tree:
+        _check_mount(name, image)
+        check_tree(name, image)
+
+
+def _check_free(name: str, image: Image, registry: Registry) -> None:
+    for machine in registry:
+        if machine.root_directory == image.path and not machine.is_host():
+            raise MachineError(
+                Problem.IMAGE_BUSY,
+                f"Image '{name}' is running already, as machine '{machine.name}' (unit {machine.unit}); "
+                f"power that off first, or clone the image.",
+            )
+    for lock in _lock_paths(image):
+        if holder_conflict(os.fspath(lock)):
+            raise MachineError(
+                Problem.IMAGE_BUSY,
+                f"Image '{name}' ({image.path}) is in use by another program, which holds its lock {lock}; "
+                f"wait for its end or stop it.",
+            )
+
+
+def _lock_paths(image: Image) -> list[Path]:
+    """The two lock files of an image.
+
+    beside it and by inode (systemd-nspawn takes both for its whole life).
+    """
+    path = Path(image.path)
+    status = path.stat()
+    if stat.S_ISBLK(status.st_mode):
+        return [LOCKS / f"block-{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"]
+    return [path.parent / f".#{path.name}.lck", LOCKS / f"inode-{status.st_dev}:{status.st_ino}"]
+
+
+def _check_mount(name: str, image: Image) -> None:
+    if "noexec" not in mounts.flags_of(image.path):
+        return
+    real = os.path.realpath(image.path)
+    inside = [m.target for m in mounts.mount_points() if f"{real}/".startswith(m.target.rstrip("/") + "/")]
+    where = max(inside, key=len, default="/")
+    raise MachineError(
+        Problem.NO_EXEC_MOUNT,
+        f"Image '{name}' lies on a file system that is mounted with 'noexec' ({where}), so no program in it "
+        f"can run; try 'mount -o remount,exec {where}', and take the option out of /etc/fstab "
+        f"('user' implies it).",
+    )
+
+
+def check_tree(name: str, image: Image) -> None:
+    """Raises MachineError (NOT_BOOTABLE) for a tree that holds no system to boot."""
+    with OwnedFd(os.open(image.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        if not any(_exists(root, path) for path in OS_RELEASE_PATHS):
+            raise MachineError(
+                Problem.NOT_BOOTABLE,
+                f"Image '{name}' ({image.path}) holds no operating system: it has neither /etc/os-release "
+                f"nor /usr/lib/os-release. Install one into it first.",
+            )
+        if not any(_exists(root, path, program=True) for path in INIT_PATHS):
+            tried = ", ".join(f"/{path}" for path in INIT_PATHS)
+            raise MachineError(
+                Problem.NOT_BOOTABLE,
+                f"Image '{name}' ({image.path}) has no init to boot: none of {tried} is a program. "
+                f"Install systemd (or another init) into it first.",
+            )
+
+
+def _exists(root: OwnedFd, path: str, *, program: bool = False) -> bool:
+    """Whether a file is there, links resolved inside the tree as a guest would."""
+    try:
+        fd = openat2(root.fileno(), path, os.O_PATH, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    except OSError:
+        return False
+    with OwnedFd(fd):
+        mode = os.fstat(fd).st_mode
+    return stat.S_ISREG(mode) and (not program or bool(mode & 0o111))

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The table of registered machines, findable by name, unit and leader; and who is told when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from machined.linux.process import PidRef
+from machined.model.errors import MachineError, Problem, no_such_machine
+from machined.model.machine import Machine
+from machined.model.names import HOST, is_machine_name
+
+Listener = Callable[[Machine], None]
+
+
+class Registry:
+    """Machines by name. Listeners run synchronously, in the order they were added."""
+
+    def __init__(self) -> None:
+        self._machines: dict[str, Machine] = {}
+        self._reserved: set[str] = set()
+        self.on_new: list[Listener] = []
+        self.on_removed: list[Listener] = []
+
+    def __iter__(self) -> Iterator[Machine]:
+        return iter(list(self._machines.values()))
+
+    def __len__(self) -> int:
+        return len(self._machines)
+
+    def get(self, name: str) -> Machine | None:
+        return self._machines.get(name)
+
+    def find(self, name: str) -> Machine:
+        """Raises MachineError (NO_SUCH_MACHINE)."""
+        machine = self._machines.get(name)
+        if machine is None:
+            raise no_such_machine(name)
+        return machine
+
+    def still(self, machine: Machine) -> Machine:
+        """The same machine after a wait during which it may have gone.
+
+        Raises MachineError (NO_SUCH_MACHINE).
+        """
+        if self._machines.get(machine.name) is not machine:
+            raise no_such_machine(machine.name)
+        return machine
+
+    def by_unit(self, unit: str) -> list[Machine]:
+        """The machines of a unit; several may share one."""
+        return [m for m in self._machines.values() if m.unit == unit and not m.is_host()] if unit else []
+
+    def by_leader(self, process: PidRef) -> Machine | None:
+        for machine in self._machines.values():
+            if machine.leader_pid == process.pid and not machine.is_host():
+                same = machine.leader_id is None or process.id is None or machine.leader_id == process.id
+                return machine if same else None
+        return None
+
+    @contextmanager
+    def reserved(self, name: str) -> Iterator[None]:
+        """Keep a name for a registration that has to wait on the way.
+
+        Raises MachineError (MACHINE_EXISTS).
+        """
+        if name in self._machines or name in self._reserved:
+            raise MachineError(Problem.MACHINE_EXISTS, f"Machine '{name}' already exists")
+        self._reserved.add(name)
+        try:
+            yield
+        finally:
+            self._reserved.discard(name)
+
+    def add(self, machine: Machine) -> None:
+        assert is_machine_name(machine.name) or machine.name == HOST
+        assert machine.name not in self._machines
+        self._machines[machine.name] = machine
+
+    def remove(self, machine: Machine) -> None:
+        assert self._machines.get(machine.name) is machine
+        del self._machines[machine.name]
+
+    def announce(self, machine: Machine) -> None:
+        machine.started = True
+        for listener in self.on_new:
+            listener(machine)
+
+    def announce_removed(self, machine: Machine) -> None:
+        for listener in self.on_removed:
+            listener(machine)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The files in /run/systemd/machines, which libsystemd and many tools read behind our back.
+
+Format and keys: the `sd-login` readers (sd_machine_get_class(3), sd_login_monitor_new(3)) and the files of a
+running systemd-machined of the host's version. Written by rename, since the monitor waits for IN_MOVED_TO.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from machined.linux import envfile
+from machined.linux.escape import c_escape, c_unescape
+from machined.linux.process import PidRef
+from machined.model.machine import NO_VSOCK_CID, Machine, MachineClass
+from machined.model.names import is_machine_name
+
+log = logging.getLogger(__name__)
+
+DIRECTORY: Final = Path("/run/systemd/machines")
+# Our own files have a dozen short keys; a larger one was not written by any machined.
+MAX_SIZE: Final = 64 * 1024
+
+
+class StateDirectory:
+    """Saves, removes and loads the records of machines, in the keys of the host's systemd version."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        self._path = path
+        self._version = version
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def save(self, machine: Machine) -> None:
+        """Write the record of a machine and the link from its unit. Raises OSError."""
+        text = render(machine, self._version)
+        handle, temporary = tempfile.mkstemp(prefix=f".#{machine.name}", dir=self._path)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), 0o644)
+            os.rename(temporary, self._path / machine.name)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        # A machine in a part of its unit must not claim the whole unit.
+        if machine.unit and not machine.subgroup:
+            link = self._unit_link(machine)
+            try:
+                link.symlink_to(machine.name)
+            except FileExistsError:
+                log.debug("Link '%s' exists already, ignoring", link.name)
+
+    def remove(self, machine: Machine) -> None:
+        """Remove the record and the link. Raises OSError."""
+        if machine.unit:
+            link = self._unit_link(machine)
+            # The unit may belong to another machine's record by now.
+            if link.is_symlink() and os.readlink(link) == machine.name:
+                link.unlink(missing_ok=True)
+        (self._path / machine.name).unlink(missing_ok=True)
+
+    def load(self) -> list[Machine]:
+        """Every readable record, as machines that are not announced yet.
+
+        broken ones are named in the log.
+        """
+        machines = []
+        for entry in sorted(os.scandir(self._path), key=lambda e: e.name):
+            if entry.name.startswith("unit:") or not is_machine_name(entry.name):
+                continue
+            if (
+                not entry.is_file(follow_symlinks=False)
+                or entry.stat(follow_symlinks=False).st_size > MAX_SIZE
+            ):
+                log.warning("'%s' in %s is no record of a machine, ignoring", entry.name, self._path)
+                continue
+            try:
+                machines.append(parse(entry.name, Path(entry.path).read_bytes()))
+            except (OSError, ValueError) as error:
+                log.warning("Cannot load the record of machine '%s', ignoring: %s", entry.name, error)
+        return machines
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left: temporary files, and links to records that are gone."""
+        for entry in list(os.scandir(self._path)):
+            stale_link = (
+                entry.name.startswith("unit:") and entry.is_symlink() and not Path(entry.path).exists()
+            )
+            if entry.name.startswith(".#") or stale_link:
+                Path(entry.path).unlink(missing_ok=True)
+
+    def _unit_link(self, machine: Machine) -> Path:
+        return self._path / f"unit:{machine.unit}"
+
+
+def render(machine: Machine, version: int) -> str:
+    """The text of a record, with the keys that the host's systemd version writes."""
+    modern = version >= 258
+    lines = ["# This is private data. Do not parse.", f"NAME={machine.name}"]
+
+    def add(key: str, value: str) -> None:
+        if value:
+            lines.append(f"{key}={value}")
+
+    if machine.unit:
+        add("SCOPE", c_escape(machine.unit))
+        add("SCOPE_JOB", machine.scope_job)
+    if modern:
+        add("SUBGROUP", c_escape(machine.subgroup))
+    add("SERVICE", c_escape(machine.service))
+    add("ROOT", c_escape(machine.root_directory))
+    add("ID", machine.id.hex())
+    if machine.leader_pid:
+        add("LEADER", str(machine.leader_pid))
+        if modern and machine.leader_id:
+            add("LEADER_PIDFDID", str(machine.leader_id))
+    if modern and machine.supervisor_pid:
+        add("SUPERVISOR", str(machine.supervisor_pid))
+        if machine.supervisor_id:
+            add("SUPERVISOR_PIDFDID", str(machine.supervisor_id))
+    add("CLASS", machine.cls.value)
+    if modern:
+        lines.append(f"UID={machine.uid}")
+    lines += [f"REALTIME={machine.realtime}", f"MONOTONIC={machine.monotonic}"]
+    if machine.ifindices:
+        joined = " ".join(map(str, machine.ifindices))
+        lines.append(f'NETIF=" {joined}"' if modern else f"NETIF={joined}")
+    if modern:
+        if machine.vsock_cid != NO_VSOCK_CID:
+            add("VSOCK_CID", str(machine.vsock_cid))
+        add("SSH_ADDRESS", envfile.quote(machine.ssh_address) if machine.ssh_address else "")
+        add(
+            "SSH_PRIVATE_KEY_PATH",
+            envfile.quote(machine.ssh_private_key_path) if machine.ssh_private_key_path else "",
+        )
+    if version >= 261 and machine.control_address:
+        add("CONTROL_ADDRESS", envfile.quote(machine.control_address))
+    return "\n".join(lines) + "\n"
+
+
+def parse(name: str, data: bytes) -> Machine:
+    """A machine from the record called `name`, of any machined's version. Raises ValueError.
+
+    The leader is pinned when it is still the same process; `leader_pid` is set in any case.
+    """
+    values = envfile.parse(data)
+    if values.get("NAME", name) != name:
+        raise ValueError(f"it says that it is of '{values['NAME']}'")
+    machine = Machine(
+        name=name, cls=MachineClass(values["CLASS"]) if "CLASS" in values else MachineClass.CONTAINER
+    )
+    machine.unit = c_unescape(values.get("SCOPE", ""))
+    machine.scope_job = values.get("SCOPE_JOB", "")
+    machine.subgroup = c_unescape(values.get("SUBGROUP", ""))
+    machine.service = c_unescape(values.get("SERVICE", ""))
+    machine.root_directory = c_unescape(values.get("ROOT", ""))
+    machine.id = bytes.fromhex(values.get("ID", ""))
+    if len(machine.id) not in {0, 16}:
+        raise ValueError("its ID is not 128 bits long")
+    machine.realtime = int(values.get("REALTIME", "0"))
+    machine.monotonic = int(values.get("MONOTONIC", "0"))
+    machine.ifindices = tuple(int(i) for i in values.get("NETIF", "").split())
+    machine.uid = int(values.get("UID", "0"))
+    machine.vsock_cid = int(values.get("VSOCK_CID", str(NO_VSOCK_CID))) or NO_VSOCK_CID
+    machine.ssh_address = values.get("SSH_ADDRESS", "")
+    machine.ssh_private_key_path = values.get("SSH_PRIVATE_KEY_PATH", "")
+    machine.control_address = values.get("CONTROL_ADDRESS", "")
+    machine.leader_pid, machine.leader_id, leader = _pin(values, "LEADER")
+    if leader is not None:
+        machine.set_leader(leader)
+    machine.supervisor_pid, machine.supervisor_id, supervisor = _pin(values, "SUPERVISOR")
+    if supervisor is not None:
+        machine.set_supervisor(supervisor)
+    return machine
+
+
+def _pin(values: dict[str, str], key: str) -> tuple[int, int | None, PidRef | None]:
+    """The pid and pidfs inode that a record names, and the process if it is still that one."""
+    pid = int(values.get(key, "0"))
+    wanted = int(values.get(f"{key}_PIDFDID", "0")) or None
+    if pid <= 1:
+        return 0, None, None
+    try:
+        ref = PidRef.open(pid)
+    except ProcessLookupError:
+        return pid, wanted, None
+    if wanted is not None and ref.id is not None and ref.id != wanted:
+        ref.close()
+        return pid, wanted, None
+    return pid, wanted, ref

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A varlink server on AF_UNIX sockets: framing, order, limits and peers (varlink.org, "Method Call").
+
+Written for this daemon since callers are told apart by their credentials and descriptors travel with
+replies, which the varlink libraries do not hand to methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from machined.linux.fds import FdSet, OwnedFd
+from machined.linux.process import PidRef
+from machined.varlink.standard import DESCRIPTIONS, SERVICE
+from machined.varlink.table import STRING, Interface, Method, VarlinkError, check, invalid_parameter, need
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE: Final = 1024 * 1024
+MAX_CONNECTIONS: Final = 4096
+MAX_CONNECTIONS_PER_USER: Final = 1024
+# Seconds that a peer may take to read a reply.
+SEND_TIMEOUT: Final = 30.0
+# asm-generic/socket.h; Python 3.11 has no name for it. Linux 6.5.
+SO_PEERPIDFD: Final = 77
+
+INTERFACE_FIELD: Final = (need("interface", STRING),)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is on the other side, from the kernel."""
+
+    pid: int
+    uid: int
+    pidfd: OwnedFd | None
+
+    def process(self) -> PidRef:
+        """The peer's process, pinned; the caller closes it. Raises ProcessLookupError."""
+        return PidRef.adopt(self.pidfd.dup().detach()) if self.pidfd is not None else PidRef.open(self.pid)
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Credentials of a connected socket's other side (unix(7), SO_PEERCRED)."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        pidfd = OwnedFd(sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
+    except OSError:
+        pidfd = None
+    return Peer(pid, uid, pidfd)
+
+
+@dataclass(slots=True)
+class Call:
+    """One method call. `reply` sends a further reply of a stream (only when the caller said `more`)."""
+
+    method: Method
+    peer: Peer
+    more: bool
+    oneway: bool
+    reply: Callable[[dict[str, Any]], Awaitable[None]]
+    fds: FdSet = field(default_factory=FdSet)
+
+    def attach(self, fd: OwnedFd) -> int:
+        """Send a descriptor with the (one) reply; returns its index."""
+        assert not len(self.fds)
+        self.fds = FdSet([fd.detach()])
+        return 0
+
+
+ErrorMapper = Callable[[Exception], VarlinkError | None]
+
+
+class Server:
+    """Serves interfaces on any number of listening sockets."""
+
+    def __init__(self, info: dict[str, str], interfaces: list[Interface], map_error: ErrorMapper) -> None:
+        self._info = info
+        self._interfaces = {interface.name: interface for interface in interfaces}
+        self._map_error = map_error
+        self._listeners: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._per_user: Counter[int] = Counter()
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept on a listening socket, which is the server's from now on."""
+        sock.setblocking(False)
+        self._listeners.append(sock)
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock)
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        loop = asyncio.get_running_loop()
+        for sock in self._listeners:
+            loop.remove_reader(sock.fileno())
+            sock.close()
+        self._listeners.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return
+        sock.setblocking(False)
+        try:
+            peer = peer_of(sock)
+        except OSError:
+            sock.close()
+            return
+        if len(self._tasks) >= MAX_CONNECTIONS or (
+            peer.uid != 0 and self._per_user[peer.uid] >= MAX_CONNECTIONS_PER_USER
+        ):
+            log.warning("Too many varlink connections of user %d, refusing one", peer.uid)
+            sock.close()
+            return
+        self._per_user[peer.uid] += 1
+        task = asyncio.get_running_loop().create_task(
+            self._connection(sock, peer), name=f"varlink {peer.pid}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connection(self, sock: socket.socket, peer: Peer) -> None:
+        loop = asyncio.get_running_loop()
+        buffer = bytearray()
+        try:
+            while True:
+                data = await loop.sock_recv(sock, 64 * 1024)
+                if not data:
+                    return
+                buffer += data
+                while (end := buffer.find(b"\0")) >= 0:
+                    message = bytes(buffer[:end])
+                    del buffer[: end + 1]
+                    await self._message(sock, peer, message)
+                if len(buffer) > MAX_MESSAGE:
+                    log.debug("Varlink peer %d sent an endless message", peer.pid)
+                    return
+        except (OSError, TimeoutError, ValueError) as error:
+            log.debug("Varlink connection of %d ended: %s", peer.pid, error)
+        finally:
+            sock.close()
+            if peer.pidfd is not None:
+                peer.pidfd.close()
+            self._per_user[peer.uid] -= 1
+            if not self._per_user[peer.uid]:
+                del self._per_user[peer.uid]
+
+    async def _message(self, sock: socket.socket, peer: Peer, data: bytes) -> None:
+        """Serve one call.
+
+        Raises ValueError for what is no call: the connection ends then, as with any server.
+        """
+        try:
+            message = json.loads(data)
+        except RecursionError:
+            raise ValueError("the message is nested too deeply") from None
+        if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+            raise ValueError("the message is no method call")
+        given = message.get("parameters")
+        given = {} if given is None else given
+        oneway = message.get("oneway") is True
+        call: Call | None = None
+        try:
+            if not isinstance(given, dict):
+                raise invalid_parameter("parameters")
+
+            async def stream(parameters: dict[str, Any]) -> None:
+                await _send(sock, {"parameters": parameters, "continues": True}, None)
+
+            method = self._find(message["method"])
+            call = Call(method, peer, message.get("more") is True, oneway, stream)
+            reply: dict[str, Any] = {"parameters": await self._invoke(call, check(method.takes, given))}
+        except VarlinkError as error:
+            reply = {"error": error.name, "parameters": error.parameters}
+        except Exception as error:
+            mapped = self._map_error(error)
+            if mapped is None:
+                log.exception("Serving %s failed", message["method"])
+                mapped = VarlinkError("io.systemd.System", errno=5)
+            reply = {"error": mapped.name, "parameters": mapped.parameters}
+        fds = call.fds if call is not None else None
+        try:
+            if not oneway:
+                await _send(sock, reply, fds if "error" not in reply else None)
+        finally:
+            if fds is not None:
+                fds.close()
+
+    async def _invoke(self, call: Call, parameters: dict[str, Any]) -> dict[str, Any]:
+        result = call.method.handler(call, parameters)
+        if inspect.isawaitable(result):
+            result = await result
+        return result if result is not None else {}
+
+    def _find(self, name: str) -> Method:
+        interface, _, member = name.rpartition(".")
+        if interface == SERVICE and member == "GetInfo":
+            return Method(member, (), (), lambda call, p: {**self._info, "interfaces": self._names()})
+        if interface == SERVICE and member == "GetInterfaceDescription":
+            return Method(member, INTERFACE_FIELD, (), self._describe)
+        table = self._interfaces.get(interface)
+        method = table.method(member) if table is not None else None
+        if method is None:
+            raise VarlinkError(f"{SERVICE}.MethodNotFound", method=name)
+        return method
+
+    def _names(self) -> list[str]:
+        return sorted([*self._interfaces, SERVICE, "io.systemd"])
+
+    def _describe(self, call: Call, parameters: dict[str, Any]) -> dict[str, Any]:
+        name = parameters["interface"]
+        if name in self._interfaces:
+            return {"description": self._interfaces[name].description()}
+        if name in DESCRIPTIONS:
+            return {"description": DESCRIPTIONS[name]}
+        raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=name)
+
+
+async def _send(sock: socket.socket, message: dict[str, Any], fds: FdSet | None) -> None:
+    data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\0"
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(SEND_TIMEOUT):
+        if fds is not None and len(fds):
+            numbers = [fds.peek(i) for i in range(len(fds))]
+            while True:
+                try:
+                    # The descriptors ride on the first bytes of their reply.
+                    sent = socket.send_fds(sock, [data], numbers)
+                    break
+                except BlockingIOError:
+                    await _writable(sock)
+            data = data[sent:]
+        if data:
+            await loop.sock_sendall(sock, data)
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def ready() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_writer(sock.fileno(), ready)
+    try:
+        await future
+    finally:
+        loop.remove_writer(sock.fileno())
