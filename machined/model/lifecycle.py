@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -22,7 +22,7 @@ from machined.model.images import SEARCH_PATH, Image, Images
 from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
 from machined.model.machine import Machine
 from machined.model.names import HOST, check_machine_name
-from machined.model.ports import ServiceManager
+from machined.model.ports import ServiceManager, Unit, UnitProperty
 from machined.model.registry import Registry
 from machined.model.state import State, States, unit_of_machine
 
@@ -124,15 +124,7 @@ class Lifecycle:
         for path in leftovers.remove(name):
             log.info("Removed '%s', left by a run of machine '%s' that was killed", path, name)
         began = process.now_usec()[0]
-        properties = unit.properties(name, self._systemd.version, self._cleanup)
-        try:
-            job = await self._systemd.start_transient(unit_name, properties)
-        except ServiceManagerError as error:
-            if error.name != "org.freedesktop.systemd1.UnitExists":
-                raise
-            # A failed unit of an earlier daemon may still be loaded.
-            await self._systemd.reset_failed(unit_name)
-            job = await self._systemd.start_transient(unit_name, properties)
+        job = await self._start_unit(unit_name, unit.properties(name, self._systemd.version, self._cleanup))
         result = await self._systemd.job_result(job)
         if result == "done":
             return ""
@@ -144,6 +136,32 @@ class Lifecycle:
             f"Machine '{name}' did not start (unit {unit_name}, '{result}'){reason}. "
             f"See 'journalctl -u {unit_name}'.",
         )
+
+    async def _start_unit(self, unit_name: str, properties: Sequence[UnitProperty]) -> str:
+        """StartTransientUnit; returns the job.
+
+        Its answer is waited for even when a stop cancels us, which must see whether there is a unit now.
+        """
+        # PID 1 tells of the unit some time after its reply; until then this stands in for it.
+        self._states.unit_changed(Unit(unit_name, active="activating", sub="start"))
+        call = asyncio.ensure_future(self._start_transient(unit_name, properties))
+        try:
+            return await asyncio.shield(call)
+        except BaseException:
+            await asyncio.wait([call])
+            if call.cancelled() or call.exception() is not None:
+                self._states.unit_removed(unit_name)
+            raise
+
+    async def _start_transient(self, unit_name: str, properties: Sequence[UnitProperty]) -> str:
+        try:
+            return await self._systemd.start_transient(unit_name, properties)
+        except ServiceManagerError as error:
+            if error.name != "org.freedesktop.systemd1.UnitExists":
+                raise
+        # A failed unit of an earlier daemon may still be loaded.
+        await self._systemd.reset_failed(unit_name)
+        return await self._systemd.start_transient(unit_name, properties)
 
     # -- stop ----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """When a guest has come up: what its manager says of itself.
 
-systemd-nspawn passes the guest's "Ready." on as the status of its own service, so an event tells; a machine in
+systemd-nspawn passes the guest's "Ready." on as the status of its own service, so an event tells; one in
 a scope has no such status and is asked instead, less and less often, and taken for running when it never
 answers.
 """
