@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import marshal
@@ -205,11 +206,13 @@ async def run(
     request = marshal.dumps((op, target.pid if target else 0, dict(args)))
     if len(request) > nshelper.REQUEST_MAX or len(fds) >= nshelper.FDS_MAX:
         raise OSError(errno.EMSGSIZE, f"the request for '{op}' is too large")
-    passed = [target.fileno(), *fds] if target else fds
     turnstile = _turnstiles.setdefault(asyncio.get_running_loop(), _Turnstile())
     try:
-        async with asyncio.timeout(timeout):
-            return await _perform(await turnstile.child(), op, request, passed)
+        # Of its own, since the caller's may be closed when its owner learns of the process's end.
+        with target.dup() if target else contextlib.nullcontext() as pinned:
+            async with asyncio.timeout(timeout):
+                child = await turnstile.child()
+                return await _perform(child, op, request, [pinned.fileno(), *fds] if pinned else fds)
     except TimeoutError as error:
         if error.errno is not None:
             raise  # the helper's own

@@ -22,6 +22,8 @@ RTMGRP_LINK = 0x1
 RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV6_IFADDR = 0x100
 
+_LENGTH: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -71,7 +73,7 @@ def decode(rows: Iterable[Mapping[str, Any]]) -> list[Address]:
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no list of addresses: {error}") from None
     for address in found:
-        if len(address.address) != {socket.AF_INET: 4, socket.AF_INET6: 16}.get(address.family):
+        if len(address.address) != _LENGTH.get(address.family):
             raise ValueError(f"'{address}' is no IPv4 or IPv6 address")
     return found
 

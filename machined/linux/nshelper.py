@@ -3,9 +3,11 @@
 
 A process with threads can enter neither a mount nor a user namespace, and the daemon has threads.
 
-The start-up time of this program is on the hot path of every shell that is opened in a guest. Please add no
-imports, not even of json, socket or dataclasses: each costs as much as the interpreter's own start. Hence
-the built-in _socket, a JSON writer of ten lines, and no type that is not built in.
+The start-up time of this program is on the hot path of every shell that is opened in a guest. Please do not
+add imports, not even of json, socket or dataclasses: each costs as much as the interpreter's own start.
+Hence the built-in _socket, a JSON writer of ten lines, and no type that is not built in.
+
+Nor can anything be imported later: once inside, the paths of our modules lead to the guest's files.
 
 The one argument is the number of a SEQPACKET socket. One packet comes in: the request (marshal, since it is
 from the process that started us), with the target's pidfd first and the job's own descriptors behind it. The
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal's built-in half
 import _socket
+import binascii
 import errno
 import marshal
 import os
@@ -46,6 +49,17 @@ _CLONE = {
     "net": syscalls.CLONE_NEWNET,
     "user": syscalls.CLONE_NEWUSER,
 }
+
+
+def _stop_importing() -> None:
+    """Have every further import fail, also those the interpreter makes on its own (codecs, traceback).
+
+    A guest's file would be run with our descriptors in reach.
+    """
+    syscalls.load()
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "PathFinder"
+    ]
 
 
 class Target:
@@ -80,6 +94,7 @@ class Target:
             _signal.pidfd_send_signal(self._pidfd, 0)
         except (FileNotFoundError, ProcessLookupError):
             raise ProcessLookupError(errno.ESRCH, f"process {self.pid} is gone") from None
+        _stop_importing()
         for kind, fd in opened:
             if fd >= 0:
                 syscalls.setns(fd, _CLONE[kind])
@@ -166,8 +181,6 @@ def _read(_target: Target, arguments: Arguments, _fds: list[int]) -> Answer:
             if failure is None or failure.errno == errno.ENOENT:
                 failure = error
         else:
-            import binascii
-
             return {"path": path, "data": binascii.b2a_base64(data, newline=False).decode("ascii")}, []
     raise failure or OSError(errno.ENOENT, "no file was asked for")
 
@@ -238,8 +251,10 @@ def _json(value: object) -> str:
     text = str(value)
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
-    units = text.encode("utf-16-be", "surrogatepass")
-    return '"' + "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)) + '"'
+    units: list[int] = []
+    for number in map(ord, text):  # UTF-16 by hand: Python would import its codec
+        units += [number] if number < 0x10000 else [0xD7C0 + (number >> 10), 0xDC00 | number & 0x3FF]
+    return '"' + "".join(f"\\u{unit:04x}" for unit in units) + '"'
 
 
 def _describe(error: OSError) -> dict[str, object]:
@@ -282,6 +297,14 @@ def main(number: int) -> None:
         answer, results = operation.job(target, arguments, fds)
     except OSError as error:
         _reply(sock, _describe(error), [])
+    except Exception as error:
+        # Left to itself, Python would look for the lines of its traceback in the guest's files.
+        place = error.__traceback__
+        while place and place.tb_next:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+        what = f"the namespace helper failed in {where}: {type(error).__name__}: {error}"
+        _reply(sock, {"errno": errno.EIO, "what": what}, [])
     else:
         _reply(sock, {"ok": answer}, results)
     os._exit(0)  # the interpreter's own way out takes longer than the job

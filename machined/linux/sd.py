@@ -62,6 +62,10 @@ def listen_fds() -> dict[str, list[int]]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     passed = _library("daemon", "Taking over sockets").listen_fds_with_names(unset_environment=True)
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(
+            name, None
+        )  # libsystemd cleans the C library's environment only, os.environ is a copy
     named: dict[str, list[int]] = {}
     for fd, name in sorted(passed.items()):
         os.set_inheritable(fd, False)

@@ -98,6 +98,12 @@ def _syscall(what: str, number: int, *arguments: object, path: str | None = None
     return result
 
 
+def load() -> None:
+    """Load what the functions here need, for who is about to change what the file system looks like."""
+    if sys.version_info < (3, 12):
+        _libc()
+
+
 def setns(fd: int, kind: int) -> None:
     """Enter the namespace behind fd, which must be of this kind (CLONE_NEW…)."""
     if sys.version_info >= (3, 12):

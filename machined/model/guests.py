@@ -24,7 +24,7 @@ from machined.model.registry import Registry
 
 log = logging.getLogger(__name__)
 
-MAX_OS_RELEASE: Final = 64 * 1024
+MAX_OS_RELEASE: Final = 16 * 1024
 # Seconds a guest may take before a listing goes out without it.
 LISTING_TIMEOUT: Final = 5.0
 
