@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from machined.model import leftovers
+from machined.model.images import Images
 from machined.model.names import is_machine_name
 
 
@@ -18,7 +19,7 @@ def main() -> int:
         print(f"Usage: {sys.argv[0]} MACHINE", file=sys.stderr)
         return 2
     try:
-        leftovers.remove(sys.argv[1])
+        leftovers.remove(sys.argv[1], Images().find(sys.argv[1]))
     except OSError as error:
         print(f"Cannot clean up after machine '{sys.argv[1]}': {error}", file=sys.stderr)
         return 1

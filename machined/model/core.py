@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from machined.model import leftovers
 from machined.model.collector import Collector
 from machined.model.errors import ServiceManagerError
 from machined.model.guests import Guests
@@ -18,7 +19,7 @@ from machined.model.ports import GuestConnector, ServiceManager, Unit
 from machined.model.readiness import Readiness
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
-from machined.model.state import States
+from machined.model.state import States, machine_of_unit
 from machined.model.statefile import DIRECTORY, StateDirectory
 
 log = logging.getLogger(__name__)
@@ -92,8 +93,19 @@ class Core:
 
     def unit_removed(self, name: str) -> None:
         if self.states.wants(name):
+            self._clean_after(name)
             self.states.unit_removed(name)
             self.collector.enqueue_unit(name)
+
+    def _clean_after(self, unit: str) -> None:
+        """Take away what a killed nspawn of ours left; the unit does it as well, on hosts where it can."""
+        name = machine_of_unit(unit)
+        if name is None:
+            return
+        try:
+            leftovers.remove(name, self.images.find(name))
+        except OSError as error:
+            log.warning("Cannot clean up after machine '%s', ignoring: %s", name, error)
 
     def reloaded(self) -> None:
         self.collector.enqueue_all()
@@ -101,6 +113,7 @@ class Core:
     async def close(self) -> None:
         """Let go of everything in order; what runs goes on."""
         await self.jobs.close()
+        await self.lifecycle.close()
         await self.readiness.close()
         await self.collector.close()
         self.guests.close()

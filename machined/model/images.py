@@ -31,6 +31,7 @@ SEARCH_PATH: Final = (
     Path("/usr/lib/machines"),
 )
 POOL: Final = Path("/var/lib/machines")
+LOCKS: Final = Path("/run/systemd/nspawn/locks")
 UNKNOWN: Final = 0xFFFF_FFFF_FFFF_FFFF  # "not known" of sizes and limits
 
 # The root of a subvolume has this inode number (btrfs, BTRFS_FIRST_FREE_OBJECTID).
@@ -66,6 +67,14 @@ class Image:
     @property
     def is_host(self) -> bool:
         return self.path == "/"
+
+    def lock_paths(self) -> list[Path]:
+        """The lock files of an image, beside it and by inode; nspawn holds both all its life. OSError."""
+        path = Path(self.path)
+        status = path.stat()
+        if stat.S_ISBLK(status.st_mode):
+            return [LOCKS / f"block-{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"]
+        return [path.parent / f".#{path.name}.lck", LOCKS / f"inode-{status.st_dev}:{status.st_ino}"]
 
 
 class Images:

@@ -103,31 +103,36 @@ class Jobs:
         for listener in self.on_new:
             listener(job)
         job.task = asyncio.get_running_loop().create_task(self._run(job, work), name=f"{verb} {name}")
+        # A task that is cancelled before its first step never enters its coroutine.
+        job.task.add_done_callback(lambda _: self._end(job, Result.CANCELED, "The job was canceled."))
         return job
 
     async def _run(self, job: Job, work: Work) -> None:
-        result, message = Result.FAILED, ""
         try:
-            message = await work()
-            result = Result.DONE
+            self._end(job, Result.DONE, await work())
         except asyncio.CancelledError:
-            result, message = Result.CANCELED, "The job was canceled."
+            self._end(job, Result.CANCELED, "The job was canceled.")
         except JobTimeoutError as error:
-            result, message = Result.TIMEOUT, str(error)
+            self._end(job, Result.TIMEOUT, str(error))
         except (MachineError, ServiceManagerError) as error:
-            message = error.text
+            self._end(job, Result.FAILED, error.text)
         except OSError as error:
-            message = error.strerror or str(error)
+            self._end(job, Result.FAILED, error.strerror or str(error))
         except Exception:
             log.exception("Job '%s' of machine '%s' broke", job.verb, job.machine)
             message = "An internal error occurred, the journal of systemd-machined.service has it."
-        finally:
-            job.result = result
-            del self._jobs[job.id], self._by_machine[job.machine]
-            journal.job_ended(job.machine, job.verb, result, message)
-            for listener in self.on_removed:
-                listener(job, result, message)
-            job.over.set()
+            self._end(job, Result.FAILED, message)
+
+    def _end(self, job: Job, result: Result, message: str) -> None:
+        """Tell everybody how a job ended. Idempotent."""
+        if job.result is not None:
+            return
+        job.result = result
+        del self._jobs[job.id], self._by_machine[job.machine]
+        job.over.set()
+        journal.job_ended(job.machine, job.verb, result, message)
+        for listener in self.on_removed:
+            listener(job, result, message)
 
     async def close(self) -> None:
         """Stop working on everything; what was begun with PID 1 goes on without us."""

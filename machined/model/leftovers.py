@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from machined.linux import mounts
+from machined.linux.locks import FileLock
+from machined.model.images import Image
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,9 @@ def stale_mounts(name: str) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def remove(name: str) -> list[str]:
+def remove(name: str, image: Image | None) -> list[str]:
     """Take away what a machine that does not run left; returns what was taken. Raises OSError."""
-    removed = []
+    removed = _stale_locks(image) if image is not None else []
     for target in stale_mounts(name):
         mounts.unmount(target, lazy=True)
         removed.append(target)
@@ -48,4 +50,21 @@ def remove(name: str) -> list[str]:
             log.debug("Cannot remove %s, ignoring: %s", path, error)
             continue
         removed.append(os.fspath(path))
+    return removed
+
+
+def _stale_locks(image: Image) -> list[str]:
+    """Remove the lock files that nobody holds any more: to take and release one removes it."""
+    removed = []
+    try:
+        paths = [os.fspath(path) for path in image.lock_paths() if path.exists()]
+    except FileNotFoundError:
+        return []
+    for path in paths:
+        try:
+            FileLock.acquire(path).release()
+        except OSError as error:
+            log.debug("Lock %s is in use, leaving it: %s", path, error)
+            continue
+        removed.append(path)
     return removed

@@ -22,7 +22,7 @@ from machined.model.images import SEARCH_PATH, Image, Images
 from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
 from machined.model.machine import Machine
 from machined.model.names import HOST, check_machine_name
-from machined.model.ports import ServiceManager, Unit, UnitProperty
+from machined.model.ports import ServiceManager, UnitProperty
 from machined.model.registry import Registry
 from machined.model.state import State, States, unit_of_machine
 
@@ -74,6 +74,7 @@ class Lifecycle:
         self._jobs = jobs
         self._systemd = systemd
         self._cleanup = cleanup
+        self._tasks: set[asyncio.Future[str]] = set()
 
     # -- start ---------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Lifecycle:
         if (
             running is not None
             and running.unit == unit_of_machine(name)
-            and not self._states.record(name).stopping
+            and self._states.get(name) is not State.STOPPING
         ):
             return await self._job(name, Verb.START, self._already_up)
         if self._jobs.of_machine(name) is None and not self._unit_is_up(name):
@@ -112,20 +113,17 @@ class Lifecycle:
 
     def _unit_is_up(self, name: str) -> bool:
         tracked = self._states.tracked(unit_of_machine(name))
-        return tracked is not None and tracked.is_up
+        return self._states.record(name).starting or (tracked is not None and tracked.is_up)
 
     async def _start(self, name: str) -> str:
         unit_name = unit_of_machine(name)
-        if self._unit_is_up(name) and self._registry.get(name) is None:
-            # Still on its way down from the run before: PID 1 would refuse the name until it is gone.
-            await self._wait_gone(name, unit_name, POWEROFF_TIMEOUT, "end its last run")
-        elif self._unit_is_up(name):
+        if await self._settled(name):
             return ""
-        for path in leftovers.remove(name):
+        for path in leftovers.remove(name, self._images.find(name)):
             log.info("Removed '%s', left by a run of machine '%s' that was killed", path, name)
         began = process.now_usec()[0]
-        job = await self._start_unit(unit_name, unit.properties(name, self._systemd.version, self._cleanup))
-        result = await self._systemd.job_result(job)
+        properties = unit.properties(name, self._systemd.version, self._cleanup)
+        result = await self._start_unit(name, properties)
         if result == "done":
             return ""
         self._states.run_failed(name, result)
@@ -137,21 +135,45 @@ class Lifecycle:
             f"See 'journalctl -u {unit_name}'.",
         )
 
-    async def _start_unit(self, unit_name: str, properties: Sequence[UnitProperty]) -> str:
-        """StartTransientUnit; returns the job.
+    async def _settled(self, name: str) -> bool:
+        """Wait while an earlier run is on its way up, down, or through a reboot; whether it is up then.
 
-        Its answer is waited for even when a stop cancels us, which must see whether there is a unit now.
+        PID 1 refuses the name of the unit until it is gone.
         """
-        # PID 1 tells of the unit some time after its reply; until then this stands in for it.
-        self._states.unit_changed(Unit(unit_name, active="activating", sub="start"))
-        call = asyncio.ensure_future(self._start_transient(unit_name, properties))
+
+        def moves() -> bool:
+            tracked = self._states.tracked(unit_of_machine(name))
+            if tracked is None or not tracked.is_up:
+                return False
+            return tracked.active == "activating" or self._states.get(name) is State.STOPPING
+
         try:
-            return await asyncio.shield(call)
-        except BaseException:
-            await asyncio.wait([call])
-            if call.cancelled() or call.exception() is not None:
-                self._states.unit_removed(unit_name)
-            raise
+            async with asyncio.timeout(POWEROFF_TIMEOUT):
+                await self._states.wait_until(name, lambda: not moves())
+        except TimeoutError:
+            raise JobTimeoutError(
+                f"Machine '{name}' was still on its way up or down after {POWEROFF_TIMEOUT:g} s."
+            ) from None
+        return self._unit_is_up(name)
+
+    async def _start_unit(self, name: str, properties: Sequence[UnitProperty]) -> str:
+        """Have PID 1 start the unit; returns the result of its job.
+
+        A stop may cancel us on the way, but not PID 1's job: until that has ended the machine counts as
+        starting, or the stop would find nothing to stop.
+        """
+        self._states.start_under_way(name, True)
+        work = asyncio.ensure_future(self._run_job(name, properties))
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(work)
+
+    async def _run_job(self, name: str, properties: Sequence[UnitProperty]) -> str:
+        try:
+            job = await self._start_transient(unit_of_machine(name), properties)
+            return await self._systemd.job_result(job)
+        finally:
+            self._states.start_under_way(name, False)
 
     async def _start_transient(self, unit_name: str, properties: Sequence[UnitProperty]) -> str:
         try:
@@ -260,7 +282,9 @@ class Lifecycle:
     def _is_gone(self, name: str, unit_name: str) -> bool:
         """The image is free again only when the unit has ended, which is after the unregistration."""
         tracked = self._states.tracked(unit_name)
-        return self._registry.get(name) is None and (tracked is None or not tracked.is_up)
+        if self._registry.get(name) is not None or self._states.record(name).starting:
+            return False
+        return tracked is None or not tracked.is_up
 
     async def _wait_gone(self, name: str, unit_name: str, limit: float, what: str) -> None:
         try:
@@ -314,6 +338,12 @@ class Lifecycle:
                 f"Machine '{name}' went down and did not come back. See 'journalctl -u {unit_name}'.",
             )
         return ""
+
+    async def close(self) -> None:
+        """Stop following PID 1's jobs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # -- all -----------------------------------------------------------------------------------------------
 

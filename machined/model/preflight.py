@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import Final
 
 from machined.linux import mounts
@@ -19,7 +18,6 @@ from machined.model.registry import Registry
 # What systemd-nspawn --boot tries, in its order (systemd-nspawn(1)).
 INIT_PATHS: Final = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init")
 OS_RELEASE_PATHS: Final = ("etc/os-release", "usr/lib/os-release")
-LOCKS: Final = Path("/run/systemd/nspawn/locks")
 
 
 def check_image(name: str, image: Image, registry: Registry) -> None:
@@ -38,25 +36,13 @@ def _check_free(name: str, image: Image, registry: Registry) -> None:
                 f"Image '{name}' is running already, as machine '{machine.name}' (unit {machine.unit}); "
                 f"power that off first, or clone the image.",
             )
-    for lock in _lock_paths(image):
+    for lock in image.lock_paths():
         if holder_conflict(os.fspath(lock)):
             raise MachineError(
                 Problem.IMAGE_BUSY,
                 f"Image '{name}' ({image.path}) is in use by another program, which holds its lock {lock}; "
                 f"wait for its end or stop it.",
             )
-
-
-def _lock_paths(image: Image) -> list[Path]:
-    """The two lock files of an image.
-
-    beside it and by inode (systemd-nspawn takes both for its whole life).
-    """
-    path = Path(image.path)
-    status = path.stat()
-    if stat.S_ISBLK(status.st_mode):
-        return [LOCKS / f"block-{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"]
-    return [path.parent / f".#{path.name}.lck", LOCKS / f"inode-{status.st_dev}:{status.st_ino}"]
 
 
 def _check_mount(name: str, image: Image) -> None:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # Seconds for one answer.
 TIMEOUT: Final = 10.0
+CONCURRENCY: Final = 8
 NOT_READY: Final = frozenset({"", "initializing", "starting"})
 
 
@@ -38,6 +39,8 @@ class Readiness:
         self._systemd = systemd
         self._connector = connector
         self._tasks: dict[Machine, asyncio.Task[None]] = {}
+        # After a restart of ours every machine is asked at once.
+        self._turn = asyncio.Semaphore(CONCURRENCY)
         registry.on_new.append(self._follow)
         registry.on_removed.append(self._forget)
 
@@ -88,7 +91,7 @@ class Readiness:
     async def _ask(self, machine: Machine) -> str:
         """The guest's SystemState, empty when it gives no answer."""
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with self._turn, asyncio.timeout(TIMEOUT):
                 guest = await self._connector.connect(machine.leader)
                 try:
                     return await guest.system_state()

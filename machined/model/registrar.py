@@ -102,7 +102,7 @@ class Registrar:
         if old is None or old.is_host():
             return
         unit = None if request.scope is not None else cgroup.unit_of(request.leader.pid)
-        if not old.leader_alive() and (unit is None or unit == old.unit):
+        if not old.leader_alive() and unit is not None and unit == old.unit:
             self.finalize(old)
         elif self.collect is not None:
             await self.collect(old)

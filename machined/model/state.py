@@ -57,9 +57,11 @@ class Record:
     """What is remembered of a machine between events."""
 
     state: State = State.STOPPED
+    unit: str = ""  # of the last registration
     since: int = 0  # µs realtime of the last change
     result: str = ""  # of the last run of our unit
     guest: State | None = None  # the guest's own word: RUNNING or DEGRADED, None before it spoke
+    starting: bool = False  # PID 1 is asked to start our unit and has not ended that job
     stopping: bool = False  # a stop of ours is under way
 
 
@@ -92,9 +94,11 @@ class States:
         return [n for n, r in self._records.items() if r.state is not State.STOPPED]
 
     def unit(self, name: str) -> Unit | None:
-        """The unit last seen for a machine: that of its registration, else ours."""
+        """The unit last seen for a machine: that of its registration, the one before, or ours."""
         machine = self._registry.get(name)
-        return self._units.get(machine.unit if machine is not None else unit_of_machine(name))
+        if machine is not None:
+            return self._units.get(machine.unit)
+        return self._units.get(self.record(name).unit) or self._units.get(unit_of_machine(name))
 
     async def wait_change(self, name: str) -> None:
         """Return at the next event about a machine (spurious ones happen: look again, and wait again)."""
@@ -117,17 +121,14 @@ class States:
 
     def unit_changed(self, unit: Unit) -> None:
         """PID 1 says how a unit is now."""
-        if not unit.is_up and unit.result == "" and unit.active == "inactive":
-            self._units.pop(unit.name, None)
-        else:
+        if unit.is_up or self._registry.by_unit(unit.name):
             self._units[unit.name] = unit
+        else:
+            self._units.pop(unit.name, None)
         name = machine_of_unit(unit.name)
         if name is not None:
             self._note_result(name, unit)
         for affected in self._affected(unit.name, name):
-            if unit.status_text == GUEST_READY and (record := self._ensure(affected)).guest is None:
-                # Its own failed units are asked for separately; it runs in any case.
-                record.guest = State.RUNNING
             self.refresh(affected)
 
     def unit_removed(self, unit: str) -> None:
@@ -140,13 +141,17 @@ class States:
 
     def wants(self, unit: str) -> bool:
         """Whether changes of this unit matter here."""
-        return machine_of_unit(unit) is not None or bool(self._registry.by_unit(unit))
+        return unit in self._units or machine_of_unit(unit) is not None or bool(self._registry.by_unit(unit))
 
     def guest_says(self, machine: Machine, state: State) -> None:
         """The guest's manager says that it is up."""
         if self._registry.get(machine.name) is machine:
             self._ensure(machine.name).guest = state
             self.refresh(machine.name)
+
+    def start_under_way(self, name: str, yes: bool) -> None:
+        self._ensure(name).starting = yes
+        self.refresh(name)
 
     def stop_under_way(self, name: str, yes: bool) -> None:
         self._ensure(name).stopping = yes
@@ -169,13 +174,14 @@ class States:
         for future in list(self._waiters.get(name, ())):
             if not future.done():
                 future.set_result(None)
-        if record.state is State.STOPPED and not record.result and not record.stopping:
+        if record.state is State.STOPPED and not (record.result or record.stopping or record.starting):
             self._records.pop(name, None)
 
     # -- inside --------------------------------------------------------------------------------------------
 
     def _registered(self, machine: Machine) -> None:
         record = self._ensure(machine.name)
+        record.unit = machine.unit
         record.guest = None
         record.result = ""
         self.refresh(machine.name)
@@ -185,6 +191,7 @@ class States:
 
     def _affected(self, unit: str, name: str | None) -> set[str]:
         affected = {machine.name for machine in self._registry.by_unit(unit)}
+        affected |= {known for known, record in self._records.items() if record.unit == unit}
         if name is not None:
             affected.add(name)
         return affected
@@ -199,7 +206,7 @@ class States:
         machine = self._registry.get(name)
         if machine is not None and machine.cls is MachineClass.HOST:
             return State.RUNNING
-        unit = self._units.get(machine.unit if machine is not None else unit_of_machine(name))
+        unit = self.unit(name)
         active = unit.active if unit is not None else "inactive"
         if machine is None:
             if active == "activating":
@@ -207,6 +214,8 @@ class States:
             if active in {"active", "deactivating", "reloading"}:
                 # Unregistered already (or not yet): between nspawn's last word and its end.
                 return State.STOPPING if active == "deactivating" or record.guest else State.STARTING
+            if record.starting:
+                return State.STARTING
             return State.FAILED if record.result else State.STOPPED
         if machine.stopping or record.stopping or active == "deactivating":
             return State.STOPPING

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from machined.linux import envfile
-from machined.linux.escape import c_escape, c_unescape
+from machined.linux.escape import c_escape
 from machined.linux.process import PidRef
 from machined.model.machine import NO_VSOCK_CID, Machine, MachineClass
 from machined.model.names import is_machine_name
@@ -107,12 +107,12 @@ def render(machine: Machine, version: int) -> str:
             lines.append(f"{key}={value}")
 
     if machine.unit:
-        add("SCOPE", c_escape(machine.unit))
+        add("SCOPE", _written(machine.unit))
         add("SCOPE_JOB", machine.scope_job)
     if modern:
-        add("SUBGROUP", c_escape(machine.subgroup))
-    add("SERVICE", c_escape(machine.service))
-    add("ROOT", c_escape(machine.root_directory))
+        add("SUBGROUP", _written(machine.subgroup))
+    add("SERVICE", _written(machine.service))
+    add("ROOT", _written(machine.root_directory))
     add("ID", machine.id.hex())
     if machine.leader_pid:
         add("LEADER", str(machine.leader_pid))
@@ -142,6 +142,14 @@ def render(machine: Machine, version: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _written(value: str) -> str:
+    """C-escaped, as systemd-machined writes it; what its readers, who know shell quotes alone, would not get
+    back from that is quoted instead (they take an octal escape for digits).
+    """
+    plain = value.isascii() and value.isprintable() and value == value.strip(" ")
+    return c_escape(value) if plain else envfile.quote(value)
+
+
 def parse(name: str, data: bytes) -> Machine:
     """A machine from the record called `name`, of any machined's version. Raises ValueError.
 
@@ -150,14 +158,14 @@ def parse(name: str, data: bytes) -> Machine:
     values = envfile.parse(data)
     if values.get("NAME", name) != name:
         raise ValueError(f"it says that it is of '{values['NAME']}'")
-    machine = Machine(
-        name=name, cls=MachineClass(values["CLASS"]) if "CLASS" in values else MachineClass.CONTAINER
-    )
-    machine.unit = c_unescape(values.get("SCOPE", ""))
+    machine = Machine(name=name, cls=MachineClass(values.get("CLASS", MachineClass.CONTAINER)))
+    if machine.cls is MachineClass.HOST:
+        raise ValueError("only the host itself is of class 'host'")
+    machine.unit = values.get("SCOPE", "")
     machine.scope_job = values.get("SCOPE_JOB", "")
-    machine.subgroup = c_unescape(values.get("SUBGROUP", ""))
-    machine.service = c_unescape(values.get("SERVICE", ""))
-    machine.root_directory = c_unescape(values.get("ROOT", ""))
+    machine.subgroup = values.get("SUBGROUP", "")
+    machine.service = values.get("SERVICE", "")
+    machine.root_directory = values.get("ROOT", "")
     machine.id = bytes.fromhex(values.get("ID", ""))
     if len(machine.id) not in {0, 16}:
         raise ValueError("its ID is not 128 bits long")

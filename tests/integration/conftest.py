@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.host import recipe
+from tests.host import layer, recipe
 from tests.host.boot import Host
 from tests.host.probe import why_not
+from tests.integration.driver import Driver, unique_name
 
 
 @pytest.fixture(scope="session", params=recipe.SUITES)
@@ -30,3 +31,49 @@ def own_host(suite: str) -> Iterator[Host]:
     """A host for one test alone, not booted: to shut down, to cut off, to spoil."""
     with Host(suite) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def machined_host(suite: str) -> Iterator[Host]:
+    """A booted host of the suite with machined installed from this source tree, shared by the session."""
+    with layer.machined_host(suite) as host:
+        yield host.boot()
+
+
+@pytest.fixture(scope="session")
+def managed(machined_host: Host) -> Driver:
+    """The session's host with machined, with a driver in front."""
+    return Driver(machined_host)
+
+
+@pytest.fixture
+def own_managed(suite: str) -> Iterator[Driver]:
+    """A host with machined installed for one test alone, not booted."""
+    with layer.machined_host(suite) as host:
+        yield Driver(host)
+
+
+@pytest.fixture
+def machine(managed: Driver) -> Iterator[str]:
+    """The name of a bootable image; whatever the test does with it, nothing may be left running or lying about.
+
+    The tree goes from test to test: a test that changes what is in it takes `fresh_machine`.
+    """
+    name = unique_name()
+    before = managed.host.snapshot()
+    managed.take_guest(name)
+    yield name
+    managed.clear(name)
+    managed.give_back_guest(name)
+    assert before.diff(managed.host.snapshot()) == []
+
+
+@pytest.fixture
+def fresh_machine(managed: Driver) -> Iterator[str]:
+    """As `machine`, with a tree of its own."""
+    name = unique_name()
+    before = managed.host.snapshot()
+    managed.host.add_guest(name)
+    yield name
+    managed.remove(name)
+    assert before.diff(managed.host.snapshot()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host import instance
+from tests.host import instance, vm
 from tests.host.boot import CommandFailed, Host
 from tests.host.cache import TestHostError
 
@@ -134,9 +134,17 @@ def test_power_cut(own_host: Host) -> None:
 def test_stop_removes_everything(own_host: Host) -> None:
     own_host.boot()
     start_guest(own_host, "doomed")
+    # Two loop devices, on the overlay and beside it: they are the machine's and would outlive the host.
+    own_host.run(["truncate", "--size=1M", "/var/tmp/file", "/var/lib/machines/file.raw"])
+    devices = [
+        own_host.run(["losetup", "--find", "--show", path]).stdout.strip()
+        for path in ("/var/tmp/file", "/var/lib/machines/file.raw")
+    ]
     name = own_host.name
     own_host.stop()
     own_host.stop()
+    for device in devices:
+        assert not Path("/sys/block", Path(device).name, "loop").exists()
     assert name not in instance.leftovers()
     assert name not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
 
@@ -147,8 +155,30 @@ def test_what_a_killed_process_left_is_removed(suite: str) -> None:
         f"host = Host({suite!r}).boot(); print(host.name, host.pid, flush=True); os._exit(1)"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     name, pid = done.stdout.split()
     assert Path(f"/proc/{pid}").exists()
     assert name not in instance.leftovers()
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.vm
+def test_virtual_machine() -> None:
+    if (reason := vm.why_not()) is not None:
+        pytest.skip(reason)
+    with vm.VirtualMachine() as machine:
+        machine.boot()
+        assert machine.check("systemctl is-system-running") == "running\n"
+        assert {"cpu", "memory", "pids"} <= set(
+            machine.check("cat /sys/fs/cgroup/cgroup.controllers").split()
+        )
+        assert machine.run("echo why >&2; exit 3") == (3, "why\n")
+        # Up for good: a systemd that is told to power off while it starts may miss it, and is waited for.
+        machine.check("systemctl start systemd-nspawn@guest")
+        machine.check(
+            "until systemctl -M guest is-active -q multi-user.target; do sleep 0.2; done 2>/dev/null"
+        )
+        machine.reboot()
+        assert machine.run("machinectl status guest")[0] == 1
+        machine.shutdown()
