@@ -142,6 +142,8 @@ class Lifecycle:
         """
 
         def moves() -> bool:
+            if self._states.record(name).starting:
+                return True
             tracked = self._states.tracked(unit_of_machine(name))
             if tracked is None or not tracked.is_up:
                 return False

@@ -13,34 +13,24 @@ MACHINE_STOP: Final = "58432bd3bace477cb514b56381b8a758"
 # syslog(3): LOG_AUTH and LOG_INFO, as systemd-machined says it.
 AUTH: Final = 4
 INFO: Final = 6
+# Whose word it is; journalctl -t asks for that.
+IDENTIFIER: Final = "systemd-machined"
 # Our own: a job on a machine ended (fields NAME=, VERB=, RESULT=).
 JOB_ENDED: Final = "6d0f3a1be4c94d6f9c2a7b5e8f10c3d4"
 
 
 def machine_started(name: str, leader: int) -> None:
-    sd.journal(
-        f"New machine {name}.",
-        priority=INFO,
-        facility=AUTH,
-        MESSAGE_ID=MACHINE_START,
-        NAME=name,
-        LEADER=leader,
-    )
+    _say(f"New machine {name}.", MESSAGE_ID=MACHINE_START, NAME=name, LEADER=leader)
 
 
 def machine_stopped(name: str, leader: int) -> None:
-    sd.journal(
-        f"Machine {name} terminated.",
-        priority=INFO,
-        facility=AUTH,
-        MESSAGE_ID=MACHINE_STOP,
-        NAME=name,
-        LEADER=leader,
-    )
+    _say(f"Machine {name} terminated.", MESSAGE_ID=MACHINE_STOP, NAME=name, LEADER=leader)
 
 
 def job_ended(name: str, verb: str, result: str, text: str) -> None:
     message = f"Machine {name}: {verb} {result}." + (f" {text}" if text else "")
-    sd.journal(
-        message, priority=INFO, facility=AUTH, MESSAGE_ID=JOB_ENDED, NAME=name, VERB=verb, RESULT=result
-    )
+    _say(message, MESSAGE_ID=JOB_ENDED, NAME=name, VERB=verb, RESULT=result)
+
+
+def _say(message: str, **fields: object) -> None:
+    sd.journal(message, priority=INFO, facility=AUTH, SYSLOG_IDENTIFIER=IDENTIFIER, **fields)

@@ -55,7 +55,7 @@ def own_managed(suite: str) -> Iterator[Driver]:
 
 @pytest.fixture
 def machine(managed: Driver) -> Iterator[str]:
-    """The name of a bootable image; whatever the test does with it, nothing may be left running or lying about.
+    """The name of a bootable image; nothing of what the test does may be left.
 
     The tree goes from test to test: a test that changes what is in it takes `fresh_machine`.
     """

@@ -34,7 +34,7 @@ def test_enable_and_disable_are_exact_opposites(managed: Driver, machine: str) -
 
 
 def test_the_target_is_given_back(managed: Driver, machine: str) -> None:
-    """Where machines.target was not wanted at boot the first enable does it and the last disable undoes it."""
+    """Where machines.target is not wanted at boot, the first enable does it, the last disable undoes it."""
     managed.host.run(["systemctl", "disable", "--quiet", "machines.target"])
     try:
         managed.ctl("enable", machine)
