@@ -22,10 +22,11 @@ from machined.model import autostart, preflight
 from machined.model.core import Core
 from machined.model.errors import invalid, no_such_machine
 from machined.model.jobs import Job
-from machined.model.lifecycle import REBOOT_TIMEOUT, StopLimits, StopMode
 from machined.model.machine import Machine, MachineClass
 from machined.model.names import is_machine_name
+from machined.model.rebooting import REBOOT_TIMEOUT
 from machined.model.state import State, unit_of_machine
+from machined.model.stopping import StopLimits, StopMode
 
 ACTION: Final = "org.machined1."
 # A limit beyond a week is a typing error in a unit of time.

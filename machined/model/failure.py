@@ -16,26 +16,23 @@ MAX_LENGTH: Final = 400
 
 async def last_words(unit: str, since_usec: int) -> str:
     """The last line of systemd-nspawn in this unit since then (µs realtime), empty when there is none."""
-    command = [
-        "journalctl",
-        "--quiet",
-        "--no-pager",
-        "--output=cat",
-        "--lines=1",
-        f"--since=@{since_usec / 1e6:.6f}",
-    ]
-    match = [f"_SYSTEMD_UNIT={unit}", "_COMM=systemd-nspawn"]
+    # What the program wrote as it died may still be on its way into the journal.
+    await _output("journalctl", "--sync")
+    since = f"--since=@{since_usec / 1e6:.6f}"
+    match = [f"_SYSTEMD_UNIT={unit}", "SYSLOG_IDENTIFIER=systemd-nspawn"]
+    output = await _output("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", since, *match)
+    line = output.decode(errors="replace").strip()
+    return "".join(c if c.isprintable() else " " for c in line)[:MAX_LENGTH].rstrip(".")
+
+
+async def _output(*command: str) -> bytes:
+    """What a program says within the time limit; nothing when it cannot."""
+    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:
-        child = await asyncio.create_subprocess_exec(
-            *command,
-            *match,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        child = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=pipe, stderr=null)
     except OSError as error:
-        log.debug("Cannot read the journal of '%s', ignoring: %s", unit, error)
-        return ""
+        log.debug("Cannot run '%s', ignoring: %s", command[0], error)
+        return b""
     try:
         async with asyncio.timeout(TIMEOUT):
             output, _ = await child.communicate()
@@ -43,7 +40,6 @@ async def last_words(unit: str, since_usec: int) -> str:
         child.kill()
         await child.wait()
         if isinstance(error, TimeoutError):
-            return ""
+            return b""
         raise
-    line = output.decode(errors="replace").strip()
-    return "".join(c if c.isprintable() else " " for c in line)[:MAX_LENGTH].rstrip(".")
+    return output

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
 
 from machined.linux import process
 from machined.model import leftovers, preflight, unit
@@ -20,40 +16,14 @@ from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.failure import last_words
 from machined.model.images import SEARCH_PATH, Image, Images
 from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
-from machined.model.machine import Machine
 from machined.model.names import HOST, check_machine_name
 from machined.model.ports import ServiceManager, UnitProperty
+from machined.model.rebooting import REBOOT_TIMEOUT, Rebooting
 from machined.model.registry import Registry
 from machined.model.state import State, States, unit_of_machine
+from machined.model.stopping import POWEROFF_TIMEOUT, StopLimits, StopMode, Stopping
 
 log = logging.getLogger(__name__)
-
-# Real-time signals of systemd as PID 1 (systemd(1), "Signals"); SIGINT is ctrl-alt-del, a reboot.
-POWEROFF_SIGNAL: Final = signal.SIGRTMIN + 4
-REBOOT_SIGNAL: Final = signal.SIGINT
-
-# Seconds. The graceful one is what systemd gives a service by default (TimeoutStopSec=).
-POWEROFF_TIMEOUT: Final = 90.0
-TERMINATE_TIMEOUT: Final = 30.0
-KILL_TIMEOUT: Final = 15.0
-REBOOT_TIMEOUT: Final = 120.0
-
-
-class StopMode(StrEnum):
-    """The first stage of a stop; the ones after it follow when its time is over."""
-
-    POWEROFF = "poweroff"
-    TERMINATE = "terminate"
-    KILL = "kill"
-
-
-@dataclass(frozen=True, slots=True)
-class StopLimits:
-    """Time limits of the stages of a stop, in seconds."""
-
-    poweroff: float = POWEROFF_TIMEOUT
-    terminate: float = TERMINATE_TIMEOUT
-    kill: float = KILL_TIMEOUT
 
 
 class Lifecycle:
@@ -74,6 +44,8 @@ class Lifecycle:
         self._jobs = jobs
         self._systemd = systemd
         self._cleanup = cleanup
+        self._stopping = Stopping(registry, states, systemd)
+        self._rebooting = Rebooting(registry, states, systemd, self._stopping)
         self._tasks: set[asyncio.Future[str]] = set()
 
     # -- start ---------------------------------------------------------------------------------------------
@@ -112,8 +84,7 @@ class Lifecycle:
         return ""
 
     def _unit_is_up(self, name: str) -> bool:
-        tracked = self._states.tracked(unit_of_machine(name))
-        return self._states.record(name).starting or (tracked is not None and tracked.is_up)
+        return self._states.record(name).starting or self._stopping.is_up(unit_of_machine(name))
 
     async def _start(self, name: str) -> str:
         unit_name = unit_of_machine(name)
@@ -195,7 +166,7 @@ class Lifecycle:
         Raises MachineError (NO_SUCH_MACHINE).
         """
         self._check_runs(name)
-        return await self._job(name, Verb.STOP, lambda: self._stop(name, mode, limits))
+        return await self._job(name, Verb.STOP, lambda: self._stopping.stop(name, mode, limits))
 
     def _check_runs(self, name: str) -> None:
         check_machine_name(name)
@@ -208,138 +179,12 @@ class Lifecycle:
                 f"Machine '{name}' is not running." if known else f"No machine '{name}' known",
             )
 
-    async def _stop(self, name: str, mode: StopMode, limits: StopLimits) -> str:
-        machine = self._registry.get(name)
-        unit_name = machine.unit if machine is not None else unit_of_machine(name)
-        self._states.stop_under_way(name, True)
-        try:
-            remark = ""
-            if mode is StopMode.POWEROFF:
-                try:
-                    await self._power_off(name, unit_name, limits.poweroff)
-                    return remark
-                except JobTimeoutError as error:
-                    remark = f"{error} It was terminated."
-                    log.warning("%s Terminating it", error)
-            if mode is not StopMode.KILL:
-                try:
-                    await self._stop_unit(unit_name)
-                    await self._wait_gone(name, unit_name, limits.terminate, "end when terminated")
-                    return remark
-                except JobTimeoutError as error:
-                    remark = f"{error} It was killed."
-                    log.warning("%s Killing it", error)
-            await self._kill_unit(unit_name)
-            await self._wait_gone(name, unit_name, limits.kill, "end when killed")
-            return remark
-        finally:
-            self._states.stop_under_way(name, False)
-
-    async def _power_off(self, name: str, unit_name: str, limit: float) -> None:
-        try:
-            async with asyncio.timeout(limit):
-                machine = await self._registered(name, unit_name)
-                if machine is not None:
-                    await self._signal_init(machine, POWEROFF_SIGNAL)
-                    await self._states.wait_until(name, lambda: self._is_gone(name, unit_name))
-        except TimeoutError:
-            raise JobTimeoutError(f"Machine '{name}' did not power off within {limit:g} s.") from None
-
-    async def _registered(self, name: str, unit_name: str) -> Machine | None:
-        """The machine as soon as it is registered; None when its unit ends before that."""
-        await self._states.wait_until(
-            name, lambda: self._registry.get(name) is not None or self._is_gone(name, unit_name)
-        )
-        return self._registry.get(name)
-
-    async def _signal_init(self, machine: Machine, signo: int) -> None:
-        """Signal the leader once it listens: the kernel drops what a namespace's init does not handle yet.
-
-        Nothing tells when an init installs its handlers, so this looks, from 10 ms to 250 ms apart.
-        """
-        pause = 0.01
-        while machine.leader is not None and machine.leader.alive():
-            try:
-                if process.handles_signal(machine.leader_pid, signo):
-                    machine.leader.kill(signo)
-                    return
-            except ProcessLookupError:
-                return
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
-
-    async def _stop_unit(self, unit_name: str) -> None:
-        try:
-            await self._systemd.stop_unit(unit_name, "replace")
-        except ServiceManagerError as error:
-            if not error.is_missing_unit():
-                raise
-
-    async def _kill_unit(self, unit_name: str) -> None:
-        try:
-            await self._systemd.kill_unit(unit_name, "all", signal.SIGKILL)
-        except ServiceManagerError as error:
-            log.debug("Cannot kill unit '%s', ignoring: %s", unit_name, error)
-
-    def _is_gone(self, name: str, unit_name: str) -> bool:
-        """The image is free again only when the unit has ended, which is after the unregistration."""
-        tracked = self._states.tracked(unit_name)
-        if self._registry.get(name) is not None or self._states.record(name).starting:
-            return False
-        return tracked is None or not tracked.is_up
-
-    async def _wait_gone(self, name: str, unit_name: str, limit: float, what: str) -> None:
-        try:
-            async with asyncio.timeout(limit):
-                await self._states.wait_until(name, lambda: self._is_gone(name, unit_name))
-        except TimeoutError:
-            raise JobTimeoutError(f"Machine '{name}' did not {what} within {limit:g} s.") from None
-
     # -- reboot --------------------------------------------------------------------------------------------
 
     async def reboot(self, name: str, limit: float = REBOOT_TIMEOUT) -> Job:
         """A job that ends when the machine has registered anew. Raises MachineError."""
         self._check_runs(name)
-        return await self._job(name, Verb.REBOOT, lambda: self._reboot(name, limit))
-
-    async def _reboot(self, name: str, limit: float) -> str:
-        machine = self._registry.get(name)
-        unit_name = machine.unit if machine is not None else unit_of_machine(name)
-        try:
-            async with asyncio.timeout(limit):
-                machine = await self._registered(name, unit_name)
-                if machine is None:
-                    raise MachineError(
-                        Problem.NOT_RUNNING, f"Machine '{name}' ended before it could be rebooted."
-                    )
-                await self._signal_init(machine, REBOOT_SIGNAL)
-                await self._states.wait_until(name, lambda: self._is_over(name, unit_name, machine))
-                return self._after_reboot(name, unit_name)
-        except TimeoutError:
-            log.warning("Machine '%s' did not reboot within %g s, starting its unit again", name, limit)
-        if self._registry.get(name) is None or machine is None:
-            raise JobTimeoutError(f"Machine '{name}' did not come back within {limit:g} s.")
-        old = machine
-        await self._systemd.restart_unit(unit_name, "replace")
-        try:
-            async with asyncio.timeout(limit):
-                await self._states.wait_until(name, lambda: self._is_over(name, unit_name, old))
-        except TimeoutError:
-            raise JobTimeoutError(f"Machine '{name}' did not come back within {limit:g} s.") from None
-        return self._after_reboot(name, unit_name) or "It did not reboot in time and its unit was restarted."
-
-    def _is_over(self, name: str, unit_name: str, old: Machine) -> bool:
-        """Registered anew, or ended for good."""
-        now = self._registry.get(name)
-        return (now is not None and now is not old) or self._is_gone(name, unit_name)
-
-    def _after_reboot(self, name: str, unit_name: str) -> str:
-        if self._registry.get(name) is None:
-            raise MachineError(
-                Problem.FAILED,
-                f"Machine '{name}' went down and did not come back. See 'journalctl -u {unit_name}'.",
-            )
-        return ""
+        return await self._job(name, Verb.REBOOT, lambda: self._rebooting.reboot(name, limit))
 
     async def close(self) -> None:
         """Stop following PID 1's jobs."""

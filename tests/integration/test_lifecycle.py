@@ -38,10 +38,16 @@ def test_lists_are_alike(managed: Driver, machine: str) -> None:
     managed.start(machine)
     for words in (["list"], ["list", "--no-legend"], ["list", "--all"], ["list-images", "--no-legend"]):
         ours, stock = managed.ctl(*words).stdout, managed.stock(*words).stdout
-        assert sorted(map(str.split, ours.splitlines())) == sorted(map(str.split, stock.splitlines()))
+        assert rows(ours) == rows(stock)
     ours = json.loads(managed.ctl("list", "-o", "json").stdout)
     stock = json.loads(managed.stock("list", "-o", "json").stdout)
     assert ours == stock
+
+
+def rows(output: str) -> list[list[str]]:
+    """The cells of a table; the host's own addresses come and go."""
+    cells = sorted(line.split() for line in output.splitlines())
+    return [row[:5] if row[:1] == [".host"] else row for row in cells]
 
 
 def test_show_is_alike(managed: Driver, machine: str) -> None:
