@@ -94,7 +94,7 @@ def install(target: Target, requirements: Path, wheels: Path | None) -> None:
             write(tree / path.relative_to(layout.tree), text, 0o755)
         for path, text in layout.files():
             target.write(path, text)
-        target.write(layout.command, layout.launcher("machinectl.cli"), 0o755)
+        target.write(layout.command, layout.launcher("machinectl.cli", "entry"), 0o755)
         # What an earlier installation has made is ours still; files that are no longer wanted go.
         kept = [path for path in earlier if target.real(path).is_dir() or path in target.made]
         target.discard([path for path in earlier if path not in kept])

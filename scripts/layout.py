@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from machinectl import completions
+
 ROOT = Path(__file__).resolve().parent.parent
 
 MACHINED_UNIT = "systemd-machined.service"
@@ -31,9 +33,9 @@ _LEAN = (
     + """\
 sys.path.insert(0, "{site}")
 
-from {module} import main
+from {module} import {function}
 
-sys.exit(main())
+sys.exit({function}())
 """
 )
 
@@ -104,14 +106,15 @@ class Layout:
     def tmpfiles(self) -> Path:
         return self._searched("lib/tmpfiles.d", "/etc/tmpfiles.d") / "machined.conf"
 
-    def launcher(self, module: str | None) -> str:
-        """A small program that calls main() of a module of ours; None is the daemon."""
+    def launcher(self, module: str | None, function: str = "main") -> str:
+        """A small program that calls a function of a module of ours; None is the daemon."""
         return (_DAEMON if module is None else _LEAN).format(
             python=self.python,
             flags="-I" if module is None else "-IS",
             mark=MARK + ".",
             site=self.site,
             module=module,
+            function=function,
             major=sys.version_info[0],
             minor=sys.version_info[1],
         )
@@ -130,6 +133,9 @@ class Layout:
         yield self.override, self._rendered("units/systemd-machined.service.in")
         yield units / "machined@.service", self._rendered("units/machined@.service.in")
         yield self.tmpfiles, self._rendered("units/machined.tmpfiles.conf")
+        shells = {"bash": "bash-completion/completions/machinectl", "zsh": "zsh/site-functions/_machinectl"}
+        for shell, place in shells.items():
+            yield self.prefix / "share" / place, completions.script(shell)
         # Never below /usr: the file says why.
         yield (
             Path("/etc/dbus-1/system.d/org.machined1.conf"),

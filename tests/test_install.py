@@ -75,7 +75,9 @@ def test_what_goes_where(staged: Target) -> None:
         "/usr/local/bin/machinectl",
         "/usr/local/lib/systemd/system/machined@.service",
         "/usr/local/lib/tmpfiles.d/machined.conf",
+        "/usr/local/share/bash-completion/completions/machinectl",
         "/usr/local/share/polkit-1/actions/org.machined1.policy",
+        "/usr/local/share/zsh/site-functions/_machinectl",
     ]
     tree = staged.real(staged.layout.tree)
     assert sorted(path.name for path in tree.iterdir()) == [
@@ -101,6 +103,8 @@ def test_other_prefix_uses_etc(tmp_path: Path, wheels: Path) -> None:
         "/etc/systemd/system/systemd-machined.service",
         "/etc/tmpfiles.d/machined.conf",
         "/opt/machined/bin/machinectl",
+        "/opt/machined/share/bash-completion/completions/machinectl",
+        "/opt/machined/share/zsh/site-functions/_machinectl",
     ]
 
 

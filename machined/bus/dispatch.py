@@ -308,12 +308,15 @@ class Dispatcher:
             and all(t.name != name for t, _ in targets)
         ):
             raise Refusal("UnknownInterface", f"Unknown interface '{name}'.")
-        return {
-            row.name: Variant(row.type, row.getter(call, target))
-            for table, target in targets
-            if not name or table.name == name
-            for row in table.properties()
-        }
+        values: dict[str, Variant] = {}
+        for table, target in targets:
+            if name and table.name != name:
+                continue
+            for row in table.properties():
+                # Two interfaces may use one name: the contract's own comes first and stays.
+                if row.name not in values:
+                    values[row.name] = Variant(row.type, row.getter(call, target))
+        return values
 
     async def _set(self, call: Call, table: Interface, row: Property, target: Any, value: Variant) -> None:
         if row.setter is None:

@@ -7,11 +7,13 @@ root. Everything that comes back is the guest's word, so it has a time limit and
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
 from dbus_fast import Variant
+from dbus_fast.errors import AuthError
 
 from machined.bus.connection import Bus, RemoteError, system_bus_path, unix_socket
 from machined.bus.systemd1 import MANAGER, NAME, PATH, PROPERTIES
@@ -83,4 +85,9 @@ class Connector:
         except BaseException:
             sock.close()
             raise
-        return Guest(await Bus.adopt(sock, timeout=TIMEOUT))
+        try:
+            return Guest(await Bus.adopt(sock, timeout=TIMEOUT))
+        except (AuthError, RemoteError) as error:
+            raise ConnectionRefusedError(
+                errno.ECONNREFUSED, f"The system bus of the machine refuses us: {error}"
+            ) from error

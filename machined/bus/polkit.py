@@ -51,7 +51,9 @@ class Polkit:
         try:
             await task
         except asyncio.CancelledError:
-            if not task.cancelled():
+            current = asyncio.current_task()
+            if not task.cancelled() or (current is not None and current.cancelling()):
+                # It is us who are going down, not the caller who left.
                 task.cancel()
                 raise
             raise MachineError(Problem.ACCESS_DENIED, "The caller left before it was authorized.") from None

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dbus_fast import Message, Variant
 
-from machined.bus.connection import Bus, RemoteError
+from machined.bus.connection import DBUS, DBUS_PATH, Bus, RemoteError
 from machined.linux.escape import bus_label_escape, bus_label_unescape
 from machined.model.errors import ServiceManagerError
 from machined.model.ports import Unit, UnitChange, UnitProperty
@@ -47,6 +47,8 @@ class Systemd1:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self.version = 0
+        # PID 1's own name: anybody may send us signals in its form, which no match rule keeps out.
+        self._owner = ""
         self._waiting: dict[str, asyncio.Future[str]] = {}
         self._results: OrderedDict[str, str] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -59,6 +61,10 @@ class Systemd1:
         """Subscribe to events and learn the version."""
         for rule in MATCHES:
             await self._bus.add_match(rule)
+        try:
+            self._owner = (await self._bus.request(DBUS, DBUS_PATH, DBUS, "GetNameOwner", "s", [NAME]))[0]
+        except RemoteError as error:
+            raise ServiceManagerError(error.name, error.text) from error
         await self._call("Subscribe")
         body = await self._request(PATH, PROPERTIES, "Get", "ss", [MANAGER, "Version"])
         found = re.match(r"\d+", body[0].value)
@@ -68,6 +74,12 @@ class Systemd1:
 
     def handle_signal(self, message: Message) -> None:
         """Feed every signal of the connection here; only PID 1's are looked at."""
+        if message.sender == DBUS:
+            if message.member == "NameOwnerChanged" and message.body[:1] == [NAME]:
+                self._owner_changed(message.body[2])
+            return
+        if message.sender != self._owner:
+            return
         match message.member:
             case "PropertiesChanged" if (message.path or "").startswith(
                 UNITS
@@ -83,11 +95,14 @@ class Systemd1:
                 self.on_unit_removed(message.body[0])
             case "Reloading" if message.interface == MANAGER and message.body == [False]:
                 self.on_reloaded()
-            case "NameOwnerChanged" if message.body[:1] == [NAME] and message.body[2]:
-                # PID 1 executed itself anew and knows nothing of our subscription.
-                task = asyncio.ensure_future(self._resubscribe())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+
+    def _owner_changed(self, owner: str) -> None:
+        self._owner = owner
+        if owner:
+            # PID 1 executed itself anew and knows nothing of our subscription.
+            task = asyncio.ensure_future(self._resubscribe())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _resubscribe(self) -> None:
         try:

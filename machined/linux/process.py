@@ -68,7 +68,7 @@ class PidRef:
             raise ProcessLookupError(errno.ESRCH, f"'{pid}' is no process number")
         try:
             return cls(pid, os.pidfd_open(pid))
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}") from None
 
     @classmethod

@@ -173,6 +173,8 @@ class Registrar:
             result = await self._systemd.job_result(job)
         self._job_over(machine, job)
         if result != "done":
+            # The word of it may have come before the machine was in the table: nobody else looks.
+            self.on_leader_exit(machine)
             raise MachineError(
                 Problem.JOB_FAILED, f"Start job for unit {machine.unit} failed with '{result}'"
             )

@@ -236,6 +236,7 @@ class Host:
 
     def wait_end(self, timeout: float) -> bool:
         """Wait for the host's init to end by itself; False when it is still there."""
+        assert self.pid > 0  # or there is nothing to wait for
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(timeout * 1000))

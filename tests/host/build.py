@@ -46,11 +46,14 @@ def tree(wanted: recipe.Recipe) -> Path:
         )
         partial.chmod(0o755)
         partial.rename(path)
-        cache.prune([old for old in path.parent.glob(f"{wanted.name}-*") if old != path])
+        stale = [*path.parent.glob(f"{wanted.name}-*"), *path.parent.glob(f".partial-{wanted.name}-*")]
+        cache.prune([old for old in stale if old != path])
     return path
 
 
 def _mmdebstrap(wanted: recipe.Recipe, target: Path) -> Iterator[str]:
+    # In a mount namespace, where what it mounts in the tree is gone with it even when it is killed.
+    yield from ("unshare", "--mount", "--propagation", "private", "--")
     yield from ("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory")
     yield f"--include={','.join(wanted.packages)}"
     yield from (f"--aptopt={option}" for option in wanted.apt_options)

@@ -19,6 +19,10 @@ class TestHostError(Exception):
     __test__ = False  # pytest takes every class called Test… for a test
 
 
+_locks: set[int] = set()
+"""The descriptors of the locks this process holds; `run_step` hands them down."""
+
+
 def root() -> Path:
     """$MACHINED_TEST_CACHE or /var/cache/machined-tests: on a disk, and outside the repository."""
     return Path(os.environ.get("MACHINED_TEST_CACHE") or "/var/cache/machined-tests").absolute()
@@ -38,14 +42,22 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Only one process at a time is in here under this name. The lock dies with its owner."""
+    """Only one process at a time is in here under this name.
+
+    The lock dies with its owner and the steps it has started: what a killed process leaves running must not
+    go on writing beneath the next one.
+    """
     with (directory("locks") / name).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"waiting for another process to finish with {name}…")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        _locks.add(file.fileno())
+        try:
+            yield
+        finally:
+            _locks.discard(file.fileno())
 
 
 def hold(path: Path) -> int:
@@ -64,8 +76,7 @@ def prune(paths: Sequence[Path]) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            remove(path)
-            lock.unlink(missing_ok=True)
+            remove(path)  # not the lock: somebody may just have opened it
 
 
 def mounts_under(path: Path) -> list[Path]:
@@ -108,7 +119,6 @@ def run_step(
     *,
     env: dict[str, str] | None = None,
     timeout: float = 1800,
-    cwd: Path | None = None,
 ) -> None:
     """Run a long command with its output in a log, and say that it is going on.
 
@@ -125,8 +135,8 @@ def run_step(
             stdout=output,
             stderr=output,
             env=env,
-            cwd=cwd,
             start_new_session=True,
+            pass_fds=tuple(_locks),
         )
         try:
             while True:

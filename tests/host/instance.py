@@ -6,6 +6,7 @@ import functools
 import os
 import secrets
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -50,16 +51,11 @@ class Instance:
         # The tree's root directory takes its mode from the upper one.
         (self.directory / "upper").chmod(0o755)
         (self.directory / "machines").chmod(0o700)
-        options = f"lowerdir={':'.join(map(os.fspath, lowers))},upperdir={self.directory}/upper,"
+        options = f"lowerdir={':'.join(map(os.fspath, lowers))},upperdir={self.directory}/upper"
+        # redirect_dir: a directory of a lower layer can be renamed, as on any other file system.
         # volatile: no sync(2) of systemd's has to wait for the disk. The mount is never made a second time.
-        mount(
-            "-t",
-            "overlay",
-            "-o",
-            f"{options}workdir={self.directory}/work,volatile",
-            "machined-tests",
-            self.tree,
-        )
+        options += f",workdir={self.directory}/work,volatile,redirect_dir=on"
+        mount("-t", "overlay", "-o", options, "machined-tests", self.tree)
         # Not on the overlay: systemd-nspawn -U chowns a whole guest there, or maps its ids.
         mount("--bind", self.directory / "machines", self.tree / "var/lib/machines")
         for inside, source in read_only.items():
@@ -150,19 +146,27 @@ def _remove(directory: Path) -> None:
     if (root := cgroup_root()) is not None:
         # Kills the init of an owner that died, and with it everything else in its namespaces.
         remove_cgroup(root / f"machined-tests-{directory.name}")
+    _detach_loop_devices(directory)
     for target in cache.mounts_under(directory):
         # Lazily: somebody's working directory in there must not keep the whole instance.
         subprocess.run(["umount", "--lazy", os.fspath(target)], check=True, capture_output=True)
-    _detach_loop_devices(directory)
     cache.remove(directory)
 
 
 def _detach_loop_devices(directory: Path) -> None:
     """Loop devices belong to the machine, not to a namespace: detach those on files of an instance."""
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):
-            # An absolute path as this mount namespace sees it, or one from the root of the host's overlay.
-            file = backing.read_text(encoding="utf-8", errors="replace").rstrip("\n")
-            if directory.name in Path(file).parts:
-                device = f"/dev/{backing.parent.parent.name}"
-                subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
+    tree = directory / "tree"
+    if not os.path.ismount(tree) or shutil.which("losetup") is None:
+        return
+    # By device and inode: a path means nothing any more once the mount namespace it was used in is gone.
+    overlay = tree.stat().st_dev
+    images = {(entry.stat().st_dev, entry.stat().st_ino) for entry in os.scandir(directory / "machines")}
+    command = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-INO"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    for line in listed.stdout.splitlines():
+        with contextlib.suppress(ValueError):
+            name, device, inode = line.split()
+            major, minor = map(int, device.split(":"))
+            number = os.makedev(major, minor)
+            if number == overlay or (number, int(inode)) in images:
+                subprocess.run(["losetup", "--detach", name], check=False, capture_output=True)

@@ -105,18 +105,9 @@ def _staged(source: Path) -> Iterator[Path]:
 
 def _source_files(source: Path) -> list[str]:
     """What a clone with all changes committed would have, without the tests: they are not installed."""
-    command = [
-        "git",
-        "-c",
-        "safe.directory=*",
-        "-C",
-        os.fspath(source),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-    ]
-    listed = subprocess.run([*command, "--exclude-standard"], capture_output=True, text=True, check=False)
+    git = ["git", "-c", "safe.directory=*", "-C", os.fspath(source)]
+    command = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
     if listed.returncode == 0:
         names = listed.stdout.split("\0")[:-1]
     else:  # an unpacked archive

@@ -27,9 +27,10 @@ mount -t sysfs -o ro sysfs tree/sys
 mount -t cgroup2 cgroup2 tree/sys/fs/cgroup
 mkdir tree/dev
 mount -t tmpfs tmpfs tree/dev
+mkdir tree/dev/pts
+mount -t devpts -o newinstance devpts tree/dev/pts
 mknod tree/dev/null c 1 3
 : <tree/dev/null
-mount -t devpts -o newinstance devpts tree/proc
 """
 
 

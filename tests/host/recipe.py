@@ -55,7 +55,7 @@ chroot "$1" useradd --create-home --shell /bin/bash tester
 mkdir -p "$1/var/lib/machines" "$1/var/cache/machined-wheels"
 """
 
-# The agent reads lines of "ID SCRIPT" from a virtio port, the script in base64, and answers "ID STATUS OUTPUT".
+# The agent reads lines "ID SCRIPT" from a virtio port, the script in base64, and answers "ID STATUS OUTPUT".
 _VM_HOOK = r"""
 set -eu
 rm "$1/etc/systemd/system/systemd-sysctl.service"

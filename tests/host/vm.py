@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A virtual machine for what namespaces cannot show: a kernel of its own, its controllers, links and boot."""
+"""A virtual machine, for what namespaces cannot show: a kernel, its controllers and links, a boot."""
 
 import atexit
 import base64
@@ -21,9 +21,9 @@ from .cache import TestHostError
 
 # KVM is not tried: where it is offered in a virtual machine it cannot be relied on, and this always works.
 _QEMU = (
-    # cx16=off: QEMU 7.2 emulates cmpxchg16b wrongly, and the kernel crashes on its way up, not every time.
-    "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,cx16=off", "-M", "q35", "-m", "2048", "-smp", "2",
-    "-display", "none", "-nodefaults", "-nic", "none",
+    # cx16=off: with QEMU 7.2's cmpxchg16b the kernel crashes on its way up, not every time.
+    "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,cx16=off", "-M", "q35",
+    "-m", "2048", "-smp", "2", "-display", "none", "-nodefaults", "-nic", "none",
 )  # fmt: skip
 _KERNEL_LINE = "root=/dev/vda rw console=ttyS0 systemd.journald.forward_to_console=0 net.ifnames=0"
 

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The paths of a host, moved into a directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from machined.linux import cgroup
+from machined.model import autostart, images, leftovers, lifecycle
+
+
+@dataclass
+class Sandbox:
+    """Where things are. `units` says in which unit a process is."""
+
+    root: Path
+    units: dict[int, str] = field(default_factory=dict)
+    last_words: str = ""
+
+    @classmethod
+    def make(cls, root: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+        box = cls(root)
+        for path in (box.pool, box.runtime, box.locks, *box.wants):
+            path.mkdir(parents=True)
+        monkeypatch.setattr(cgroup, "unit_of", box.units.get)
+        monkeypatch.setattr(leftovers, "RUNTIME", box.runtime)
+        monkeypatch.setattr(images, "LOCKS", box.locks)
+        monkeypatch.setattr(autostart, "WANTS", box.wants)
+        monkeypatch.setattr(autostart, "MARK", box.mark)
+
+        async def last_words(unit: str, since_usec: int) -> str:
+            return box.last_words
+
+        monkeypatch.setattr(lifecycle, "last_words", last_words)
+        return box
+
+    @property
+    def pool(self) -> Path:
+        return self.root / "pool"
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def runtime(self) -> Path:
+        return self.root / "runtime"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def wants(self) -> tuple[Path, Path]:
+        return self.root / "etc-wants", self.root / "run-wants"
+
+    @property
+    def mark(self) -> Path:
+        return self.root / "mark" / "enabled"
+
+    def image(self, name: str, *, init: bool = True, os_release: bool = True) -> Path:
+        """The tree of a guest, bootable unless something is left out."""
+        tree = self.pool / name
+        for directory in ("etc", "usr/lib/systemd", "sbin"):
+            (tree / directory).mkdir(parents=True)
+        if os_release:
+            (tree / "etc/os-release").write_text("ID=test\nVERSION_ID=1\n", encoding="utf-8")
+        if init:
+            program = tree / "usr/lib/systemd/systemd"
+            program.touch()
+            program.chmod(0o755)
+        return tree

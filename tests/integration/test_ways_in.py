@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""login and shell on a real terminal: what is typed and seen, the window's size, the type, the way out."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.integration.driver import OURS, Driver
+
+pytestmark = pytest.mark.integration
+
+ESCAPE = b"\x1d"
+TERM = "xterm-256color"
+# Control sequences that terminals obey and people do not see (ECMA-48).
+SEQUENCES = re.compile(
+    rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b[()][A-Z0-9]|\x1b[=>78]"
+)
+
+
+class Terminal:
+    """A terminal with a program of the host on it."""
+
+    def __init__(self, managed: Driver, argv: list[str], rows: int = 33, columns: int = 101) -> None:
+        self.ours, self.theirs = managed.host.openpty()
+        self.resize(rows, columns)
+        self.before = termios.tcgetattr(self.theirs)
+        environment = {"TERM": TERM}
+        self.process = managed.host.popen(
+            argv, stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, tty=True, env=environment
+        )
+        self.seen = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+        os.close(self.theirs)
+
+    def resize(self, rows: int, columns: int) -> None:
+        termios.tcsetwinsize(self.ours, (rows, columns))
+
+    def type(self, text: str | bytes) -> None:
+        os.write(self.ours, text.encode() if isinstance(text, str) else text)
+
+    def read(self, timeout: float = 0.5) -> bool:
+        """Take what has come; False when nothing did."""
+        if not select.select([self.ours], [], [], timeout)[0]:
+            return False
+        self.seen += SEQUENCES.sub(b"", os.read(self.ours, 65536))
+        return True
+
+    def expect(self, pattern: str, timeout: float = 30) -> re.Match[bytes]:
+        """Wait until a pattern is on the screen, and forget everything up to it."""
+        deadline = time.monotonic() + timeout
+        while (match := re.search(pattern.encode(), self.seen)) is None:
+            assert time.monotonic() < deadline, f"'{pattern}' did not come, but {self.seen!r}"
+            self.read()
+        self.seen = self.seen[match.end() :]
+        return match
+
+    def ended(self) -> int:
+        """Wait for the program's end; its exit status."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it did not end: {self.seen!r}"
+            self.read(0.05)
+        while self.read(0):
+            pass
+        assert termios.tcgetattr(self.theirs) == self.before, "the terminal was not restored"
+        return self.process.returncode
+
+
+@contextmanager
+def interactive(managed: Driver, *words: str) -> Iterator[Terminal]:
+    with Terminal(managed, [OURS, *words]) as terminal:
+        terminal.expect(r"Press \^\] three times")
+        yield terminal
+
+
+@pytest.fixture
+def running(managed: Driver, machine: str) -> str:
+    managed.start(machine)
+    return machine
+
+
+def wait_for_sleep(managed: Driver, *, there: bool) -> None:
+    """Until the program that a test runs in the machine is there, or gone."""
+    loop = "until" if there else "while"
+    script = f"{loop} pgrep -fx '/bin/sleep 1000' >/dev/null; do sleep 0.05; done"
+    managed.host.run(["timeout", "20", "sh", "-c", script])
+
+
+def test_shell_runs_a_command(managed: Driver, running: str) -> None:
+    done = managed.ctl("--quiet", "shell", running, "/bin/echo", "out", "in")
+    assert done.stdout.strip() == "out in"
+    assert "Connected" not in done.stdout + done.stderr
+    done = managed.ctl("shell", f"daemon@{running}", "/usr/bin/id", "-un")
+    assert "daemon" in done.stdout.split()
+    done = managed.ctl("shell", "--uid=daemon", running, "/usr/bin/id", "-un")
+    assert "daemon" in done.stdout.split()
+    done = managed.ctl("-q", "shell", "-E", "WORD=x y", running, "/usr/bin/printenv", "WORD")
+    assert done.stdout.strip() == "x y"
+
+
+def test_shell_of_the_host(managed: Driver) -> None:
+    assert managed.ctl("-q", "shell", ".host", "/bin/hostname").stdout.strip() == "testhost"
+
+
+def test_shell_on_a_terminal(managed: Driver, running: str) -> None:
+    with interactive(managed, "shell", running) as terminal:
+        # What is typed before the shell has set its terminal up is dropped, by the stock client as well.
+        terminal.expect(r"[#$] ")
+        terminal.type("stty size; echo TERM=$TERM; id -un; pwd\r")
+        terminal.expect(r"\n\r?33 101\r")
+        terminal.expect(rf"\n\r?TERM={TERM}\r")
+        terminal.expect(r"\n\r?root\r")
+        terminal.expect(r"\n\r?/root\r")
+        terminal.resize(44, 120)
+        terminal.type("sleep 0.2; stty size\r")
+        terminal.expect(r"\n\r?44 120\r")
+        terminal.type("exit\r")
+        terminal.expect("terminated")
+        assert terminal.ended() == 0
+
+
+def test_three_escapes_leave(managed: Driver, running: str) -> None:
+    with interactive(managed, "shell", running) as terminal:
+        terminal.expect(r"[#$] ")
+        terminal.type("echo here-$((40+2))\r")
+        terminal.expect("here-42")
+        terminal.type(ESCAPE * 3)
+        assert terminal.ended() == 0
+
+
+def test_login(managed: Driver, running: str) -> None:
+    with interactive(managed, "login", running) as terminal:
+        terminal.expect("login: ")
+        terminal.type("root\r")
+        terminal.expect(r"[#$] ")
+        terminal.type("echo TERM=$TERM; stty size; tty\r")
+        terminal.expect(rf"\n\r?TERM={TERM}\r")
+        terminal.expect(r"\n\r?33 101\r")
+        terminal.expect(r"\n\r?/dev/pts/\d+\r")
+        terminal.type(ESCAPE * 3)
+        assert terminal.ended() == 0
+
+
+def test_stock_login_works_too(managed: Driver, running: str) -> None:
+    with Terminal(managed, ["/usr/bin/machinectl", "login", running]) as terminal:
+        terminal.expect("login: ")
+        terminal.type("root\r")
+        terminal.expect(r"[#$] ")
+        terminal.type(ESCAPE * 3)
+        assert terminal.ended() == 0
+
+
+def test_login_ends_with_the_machine(managed: Driver, running: str) -> None:
+    with interactive(managed, "login", running) as terminal:
+        terminal.expect("login: ")
+        managed.ctl("poweroff", running)
+        assert terminal.ended() == 0
+
+
+def test_nothing_of_a_shell_stays(managed: Driver, running: str) -> None:
+    """The program is hung up when the client goes, and the daemon keeps no descriptor of the terminal."""
+    pid = managed.daemon_pid()
+
+    def descriptors() -> int:
+        return len(managed.host.run(["ls", f"/proc/{pid}/fd"]).stdout.split())
+
+    managed.ctl("-q", "shell", running, "/bin/true")
+    before = descriptors()
+    with interactive(managed, "shell", running, "/bin/sleep", "1000") as terminal:
+        wait_for_sleep(managed, there=True)
+        terminal.type(ESCAPE * 3)
+        assert terminal.ended() == 0
+    wait_for_sleep(managed, there=False)
+    assert descriptors() == before
+
+
+def test_output_is_not_lost_when_input_ends(managed: Driver, running: str) -> None:
+    done = managed.host.run(
+        [OURS, "-q", "shell", running, "/bin/sh", "-c", "sleep 0.5; seq 1 2000"], input="", timeout=60
+    )
+    assert done.stdout.split()[-1] == "2000"
+
+
+def test_a_client_that_is_killed_restores_nothing_but_harms_nobody(managed: Driver, running: str) -> None:
+    command = [OURS, "shell", running, "/bin/sleep", "1000"]
+    with managed.host.popen(command) as client:
+        wait_for_sleep(managed, there=True)
+        client.kill()
+    wait_for_sleep(managed, there=False)
+    assert managed.wait(running, "running") == "running"

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The connection's own transport, over a socket pair and without a bus."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from dbus_fast import Message, MessageType
+
+from machined.bus import connection, transport
+from machined.bus.connection import Bus, system_bus_path
+from machined.bus.transport import BATCH, BusSocket, Writer, reader
+from machined.linux.fds import FdSet
+from tests.fakes.world import turns
+
+
+class FakeBus:
+    def __init__(self) -> None:
+        self.errors: list[Exception | None] = []
+
+    def lost(self, error: Exception | None) -> None:
+        self.errors.append(error)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[BusSocket, BusSocket]]:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ends = BusSocket(fileno=left.detach()), BusSocket(fileno=right.detach())
+    for end in ends:
+        end.setblocking(False)
+    yield ends
+    for end in ends:
+        with suppress(OSError):
+            end.close()
+
+
+def message(text: str = "", serial: int = 1, **more: Any) -> Message:
+    fields = {"signature": "s", "body": [text], "serial": serial, **more}
+    return Message(message_type=MessageType.SIGNAL, path="/x", interface="x.Y", member="Z", **fields)
+
+
+class TestWriter:
+    async def test_a_full_buffer_waits(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        """The library takes it for the end of the connection."""
+        bus = FakeBus()
+        writer = Writer(bus, pair[0])  # type: ignore[arg-type]
+        sent = [asyncio.get_running_loop().create_future() for _ in range(40)]
+        for serial, future in enumerate(sent, 1):
+            writer.schedule_write(message("x" * 50_000, serial), future)
+        await turns()
+        assert not sent[-1].done()
+        received: list[int] = []
+        done = asyncio.Event()
+
+        def take(received_message: Message) -> None:
+            received.append(received_message.serial)
+            if len(received) == len(sent):
+                done.set()
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pair[1], reader(pair[1], take, lambda error: pytest.fail(str(error))))
+        async with asyncio.timeout(10):
+            await done.wait()
+            await asyncio.gather(*sent)
+        loop.remove_reader(pair[1])
+        assert received == list(range(1, 41))
+        assert bus.errors == []
+        assert not writer._waiting
+
+    async def test_descriptors_go_with_the_first_byte(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        writer = Writer(FakeBus(), pair[0])  # type: ignore[arg-type]
+        got: asyncio.Future[FdSet] = asyncio.get_running_loop().create_future()
+        with FdSet(os.pipe()) as fds:
+            future = asyncio.get_running_loop().create_future()
+            body = message(unix_fds=[fds.peek(1)], signature="sh", body=["y" * 60_000, 0])
+            writer.schedule_write(body, future)
+            assert not future.done(), "it does not fit at once"
+            loop = asyncio.get_running_loop()
+            loop.add_reader(
+                pair[1],
+                reader(
+                    pair[1],
+                    lambda m: got.set_result(FdSet(m.unix_fds)),
+                    lambda error: pytest.fail(str(error)),
+                ),
+            )
+            async with asyncio.timeout(10):
+                received = await got
+                await future
+            loop.remove_reader(pair[1])
+            with received:
+                assert len(received) == 1
+                os.write(received.peek(0), b"!")
+                assert os.read(fds.peek(0), 1) == b"!"
+
+    async def test_the_other_end_is_gone(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        bus = FakeBus()
+        writer = Writer(bus, pair[0])  # type: ignore[arg-type]
+        pair[1].close()
+        writer.schedule_write(message())
+        assert [type(error) for error in bus.errors] == [BrokenPipeError]
+
+    async def test_what_was_queued_is_given_up(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        writer = Writer(FakeBus(), pair[0])  # type: ignore[arg-type]
+        futures = [asyncio.get_running_loop().create_future() for _ in range(20)]
+        for future in futures:
+            writer.schedule_write(message("x" * 50_000), future)
+        writer.close(None)
+        assert all(future.done() for future in futures)
+        assert isinstance(futures[-1].exception(), ConnectionResetError)
+
+
+class TestReader:
+    async def test_a_batch_at_a_time(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        data = b"".join(bytes(message(serial=n)._marshall(True)) for n in range(1, BATCH + 6))
+        pair[0].send(data)
+        got: list[int] = []
+        read = reader(pair[1], lambda m: got.append(m.serial), lambda error: pytest.fail(str(error)))
+        read()
+        assert got == list(range(1, BATCH + 1))
+        read()
+        assert len(got) == BATCH + 5
+        read()
+
+    async def test_rubbish_ends_the_connection(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        pair[0].send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        errors: list[Exception] = []
+        reader(pair[1], lambda m: pytest.fail("no message"), errors.append)()
+        assert len(errors) == 1
+
+    async def test_the_end(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        pair[0].close()
+        errors: list[Exception] = []
+        reader(pair[1], lambda m: pytest.fail("no message"), errors.append)()
+        assert len(errors) == 1
+
+
+class TestSocket:
+    def test_close_on_exec_from_the_first_moment(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        with FdSet(os.pipe()) as fds:
+            socket.send_fds(pair[0], [b"x"], [fds.peek(0)])
+            _, control, _, _ = pair[1].recvmsg(1, socket.CMSG_SPACE(4))
+            received = array.array("i", control[0][2])
+            with FdSet(received) as got:
+                assert not os.get_inheritable(got.peek(0))
+
+    def test_more_than_the_library_expects(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        with FdSet(os.pipe()) as fds:
+            socket.send_fds(pair[0], [b"x"], [fds.peek(0)] * 200)
+            _, control, _, _ = pair[1].recvmsg(1, socket.CMSG_SPACE(16 * 4))
+            with FdSet(array.array("i", control[0][2])) as got:
+                assert len(got) == 200
+
+    def test_a_truncated_list_is_closed(
+        self, pair: tuple[BusSocket, BusSocket], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transport, "MAX_FDS", 2)
+        with FdSet(os.pipe()) as fds:
+            socket.send_fds(pair[0], [b"x"], [fds.peek(0)] * 8)
+            with pytest.raises(OSError, match="truncated"):
+                pair[1].recvmsg(1, 100)
+
+
+@pytest.fixture
+async def guest_bus() -> AsyncIterator[tuple[Bus, BusSocket]]:
+    """A connection to the bus of a guest that does as it likes: our end, and the guest's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock, guest = BusSocket(fileno=ours.detach()), BusSocket(fileno=theirs.detach())
+    guest.setblocking(False)
+    loop = asyncio.get_running_loop()
+    adopting = asyncio.ensure_future(Bus.adopt(sock, timeout=10))
+    data = b""
+    while b"BEGIN" not in data:
+        part = await loop.sock_recv(guest, 4096)
+        data += part
+        if b"AUTH EXTERNAL" in part:
+            await loop.sock_sendall(guest, b"OK 0123456789abcdef0123456789abcdef\r\n")
+        if b"NEGOTIATE_UNIX_FD" in part:
+            await loop.sock_sendall(guest, b"AGREE_UNIX_FD\r\n")
+    hello = Message(
+        message_type=MessageType.METHOD_RETURN, reply_serial=1, serial=1, signature="s", body=[":1.1"]
+    )
+    await loop.sock_sendall(guest, bytes(hello._marshall(True)))
+    bus = await adopting
+    yield bus, guest
+    bus.close()
+    guest.close()
+
+
+class TestHostileGuest:
+    async def test_calls_of_a_guest_are_not_served(self, guest_bus: tuple[Bus, BusSocket]) -> None:
+        bus, guest = guest_bus
+        call = Message(
+            path="/", interface="org.freedesktop.DBus.Peer", member="Ping", serial=9, sender=":1.2"
+        )
+        guest.send(bytes(call._marshall(True)))
+        await turns()
+        while True:
+            try:
+                data = guest.recv(65536)
+            except BlockingIOError:
+                break
+            assert b"Hello" in data, "nothing but our own request"
+        assert not bus.disconnected.done()
+
+    async def test_rubbish(self, guest_bus: tuple[Bus, BusSocket]) -> None:
+        bus, guest = guest_bus
+        asking = asyncio.ensure_future(bus.request("x.y", "/", "x.y", "Z"))
+        await turns()
+        guest.send(b"l\xff" + b"\xff" * 200)
+        with pytest.raises(ConnectionResetError):
+            await asking
+        assert bus.disconnected.done()
+
+    async def test_no_answer(self, guest_bus: tuple[Bus, BusSocket]) -> None:
+        bus, _ = guest_bus
+        with pytest.raises(TimeoutError):
+            await bus.request("x.y", "/", "x.y", "Z", timeout=0.01)
+        assert bus._replies == {}
+
+    async def test_an_answer_that_comes_too_late(self, guest_bus: tuple[Bus, BusSocket]) -> None:
+        """With a descriptor, which must not stay."""
+        bus, guest = guest_bus
+        with pytest.raises(TimeoutError):
+            await bus.request("x.y", "/", "x.y", "Z", timeout=0.01)
+        with FdSet(os.pipe()) as fds:
+            late = Message(
+                message_type=MessageType.METHOD_RETURN,
+                reply_serial=2,
+                serial=5,
+                signature="h",
+                body=[0],
+                unix_fds=[fds.peek(1)],
+            )
+            socket.send_fds(guest, [bytes(late._marshall(True))], [fds.peek(1)])
+            await turns()
+            os.close(fds.steal(1))
+            assert os.read(fds.peek(0), 1) == b"", "nobody holds the other end any more"
+        assert not bus.disconnected.done()
+
+
+async def test_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock, guest = BusSocket(fileno=ours.detach()), theirs
+    with guest:
+        guest.setblocking(False)
+        adopting = asyncio.ensure_future(Bus.adopt(sock, timeout=10))
+        loop = asyncio.get_running_loop()
+        await loop.sock_recv(guest, 4096)
+        await loop.sock_sendall(guest, b"REJECTED EXTERNAL\r\n")
+        with pytest.raises(Exception, match="(?i)reject|auth"):
+            await adopting
+    assert sock.fileno() == -1
+
+
+async def test_nobody_answers() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = BusSocket(fileno=ours.detach())
+    with theirs, pytest.raises(TimeoutError):
+        await Bus.adopt(sock, timeout=0.01)
+    assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        (None, "/run/dbus/system_bus_socket"),
+        ("", "/run/dbus/system_bus_socket"),
+        ("unix:path=/x", "/x"),
+        ("tcp:host=a,port=1;unix:guid=0,path=/y", "/y"),
+        ("unix:abstract=/z", "/run/dbus/system_bus_socket"),
+    ],
+)
+def test_system_bus_path(monkeypatch: pytest.MonkeyPatch, address: str | None, path: str) -> None:
+    monkeypatch.delenv("DBUS_SYSTEM_BUS_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+    assert system_bus_path() == path
+
+
+async def test_no_bus_there() -> None:
+    with pytest.raises(FileNotFoundError):
+        await connection.Bus.connect_to("/nonexistent/bus")

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the cold start of a verb may import, and how long it may take."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jeepney
+import pytest
+
+from .fakebus import OURS, Peer
+
+ROOT = Path(__file__).parents[3]
+HEAVY = {
+    "asyncio",
+    "pydantic",
+    "pyroute2",
+    "dbus_fast",
+    "dataclasses",
+    "inspect",
+    "argparse",
+    "subprocess",
+    "logging",
+}
+ROWS = [
+    (
+        f"m{n}",
+        "container",
+        "machined",
+        "running",
+        "debian",
+        "13",
+        ["10.0.0.5"],
+        True,
+        f"machine-m{n}.service",
+    )
+    for n in range(3)
+]
+# As the installed launcher does it: isolated, without site.
+LAUNCH = (
+    f"import sys; sys.path[:0] = [{os.fspath(ROOT)!r}, {os.fspath(Path(jeepney.__file__).parents[1])!r}]\n"
+)
+
+
+def run(code: str, *argv: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", LAUNCH + code, *argv],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout
+
+
+def imported(*argv: str) -> set[str]:
+    code = "from machinectl.cli import main; main(); print('|', *sys.modules)"
+    return set(run(code, *argv).rpartition("|")[2].split())
+
+
+@pytest.fixture
+def running(manager: Peer) -> Peer:
+    manager.answer(OURS, "ListAll", "a(ssssssasbs)", ROWS)
+    return manager
+
+
+def test_list_imports_nothing_heavy(running: Peer) -> None:
+    modules = imported("list")
+    assert "jeepney" in modules
+    assert not modules & (
+        HEAVY | {"json", "termios", "machinectl.ptyforward", "machinectl.completions", "machined"}
+    )
+
+
+def test_help_needs_no_bus() -> None:
+    assert not imported("--help") & (HEAVY | {"jeepney", "socket", "machinectl.bus"})
+
+
+def test_login_imports_nothing_heavy() -> None:
+    code = "import machinectl.session, machinectl.status, machinectl.autostart; print('|', *sys.modules)"
+    assert not set(run(code).rpartition("|")[2].split()) & HEAVY
+
+
+@pytest.mark.slow
+def test_list_starts_fast(running: Peer) -> None:
+    """The best of some runs, so that a busy machine makes it slow but not fail."""
+
+    code = LAUNCH + "from machinectl.cli import entry; entry()"
+    commands = {"bare": [sys.executable, "-c", "pass"], "list": [sys.executable, "-IS", "-c", code, "list"]}
+    best = dict.fromkeys(commands, 1e9)
+    for _ in range(25):
+        # By turns, so that both have the same share of whatever else the machine does.
+        for name, command in commands.items():
+            start = time.perf_counter()
+            # No timeout: with one, subprocess sleeps in steps that double, and measures those.
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            best[name] = min(best[name], time.perf_counter() - start)
+    assert best["list"] <= 4 * best["bare"], {name: f"{value * 1000:.1f} ms" for name, value in best.items()}

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from machined.linux import statx
+from machined.model import images as module
+from machined.model.images import UNKNOWN, Image, Images, ImageType
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "first", tmp_path / "second"
+
+
+@pytest.fixture
+def images(places: tuple[Path, Path], tmp_path: Path) -> Images:
+    return Images((*places, tmp_path / "not-there"))
+
+
+def found(images: Images, name: str) -> Image:
+    image = images.find(name)
+    assert image is not None
+    return image
+
+
+def test_directory(images: Images, places: tuple[Path, Path]) -> None:
+    (places[0] / "web").mkdir()
+    image = found(images, "web")
+    assert (image.name, image.path, image.type) == ("web", str(places[0] / "web"), ImageType.DIRECTORY)
+    assert image.is_tree
+    assert not image.read_only
+    assert image.modified == 0
+    assert {image.usage, image.limit, image.usage_exclusive, image.limit_exclusive} == {UNKNOWN}
+    assert image.created > 1_000_000_000_000_000, "in µs"
+
+
+def test_raw(images: Images, places: tuple[Path, Path]) -> None:
+    path = places[0] / "disk.raw"
+    path.write_bytes(b"x" * 5000)
+    os.utime(path, ns=(0, 1_700_000_000_123_456_789))
+    image = found(images, "disk")
+    assert (image.type, image.path, image.read_only) == (ImageType.RAW, str(path), False)
+    assert image.limit == 5000
+    assert image.usage == path.stat().st_blocks * 512
+    assert image.modified == 1_700_000_000_123_456
+    path.chmod(0o444)
+    assert found(images, "disk").read_only
+    assert images.find("disk.raw") is None
+
+
+def test_a_directory_may_end_in_raw(images: Images, places: tuple[Path, Path]) -> None:
+    (places[0] / "tree.raw").mkdir()
+    assert found(images, "tree.raw").type is ImageType.DIRECTORY
+    assert images.find("tree") is None
+    assert [image.name for image in images.list()] == ["tree.raw", ".host"]
+
+
+def test_links_are_followed_and_keep_their_name(
+    images: Images, places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (places[0] / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "file").touch()
+    (places[0] / "linked.raw").symlink_to(tmp_path / "file")
+    (places[0] / "dangling").symlink_to(tmp_path / "gone")
+    assert found(images, "link").path == str(places[0] / "link")
+    assert found(images, "linked").type is ImageType.RAW
+    assert images.find("dangling") is None
+
+
+def test_what_is_no_image(images: Images, places: tuple[Path, Path]) -> None:
+    (places[0] / "file").touch()
+    os.mkfifo(places[0] / "fifo.raw")
+    (places[0] / ".#web.lck").touch()
+    (places[0] / ".#copy").mkdir()
+    assert [image.name for image in images.list()] == [".host"]
+    for name in ("file", "fifo", ".#copy", "", ".", "..", "a/b", "../first"):
+        assert images.find(name) is None
+
+
+def test_the_first_place_wins(images: Images, places: tuple[Path, Path]) -> None:
+    (places[1] / "web").mkdir()
+    assert found(images, "web").path == str(places[1] / "web")
+    (places[0] / "web.raw").touch()
+    assert found(images, "web").path == str(places[0] / "web.raw")
+    assert [(i.name, i.type) for i in images.list()] == [
+        ("web", ImageType.RAW),
+        (".host", ImageType.DIRECTORY),
+    ]
+
+
+def test_list_agrees_with_find(images: Images, places: tuple[Path, Path]) -> None:
+    for name in ("b", "a", ".hidden", "with blank", "größe"):
+        (places[0] / name).mkdir()
+    (places[1] / "b").mkdir()
+    (places[1] / "c.raw").touch()
+    listed = images.list()
+    assert sorted(i.name for i in listed) == sorted(
+        [".hidden", ".host", "a", "b", "c", "größe", "with blank"]
+    )
+    assert all(images.find(image.name) == image for image in listed)
+
+
+def test_the_host(images: Images) -> None:
+    image = found(images, ".host")
+    assert (image.path, image.is_host, image.type) == ("/", True, ImageType.DIRECTORY)
+
+
+def test_a_place_that_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert [image.name for image in Images((tmp_path / "file",)).list()] == [".host"]
+
+
+def test_recorded_birth(images: Images, places: tuple[Path, Path]) -> None:
+    path = places[0] / "web"
+    path.mkdir()
+    try:
+        os.setxattr(path, "user.crtime_usec", (1_600_000_000_000_000).to_bytes(8, "little"))
+    except OSError as error:
+        pytest.skip(f"no extended attributes for users here: {error}")
+    assert found(images, "web").created == 1_600_000_000_000_000
+
+
+def test_subvolume(images: Images, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (places[0] / "web").mkdir()
+    inode = (places[0] / "web").stat().st_ino
+    monkeypatch.setattr(module, "_SUBVOLUME_INODE", inode)
+    monkeypatch.setattr(statx, "is_btrfs", lambda path: True)
+    assert found(images, "web").type is ImageType.SUBVOLUME
+    assert found(images, "web").is_tree
+
+
+def test_block_device(images: Images, places: tuple[Path, Path]) -> None:
+    device = next((p for p in Path("/dev").glob("loop[0-9]*") if stat.S_ISBLK(p.stat().st_mode)), None)
+    if device is None:
+        pytest.skip("no block device here")
+    (places[0] / "disk").symlink_to(device)
+    image = found(images, "disk")
+    assert (image.type, image.created, image.is_tree) == (ImageType.BLOCK, 0, False)
+    assert image.limit == image.usage
+    assert image.lock_paths()[0].name.startswith("block-")
+
+
+def test_vendor_images_are_read_only() -> None:
+    image = Images((Path("/usr"),)).find("share")
+    assert image is not None
+    assert image.read_only
