@@ -120,6 +120,10 @@ def _getty(terminal: Terminal, term: str) -> list[UnitProperty]:
         UnitProperty("CollectMode", "s", "inactive-or-failed"),
         UnitProperty("Environment", "as", [f"TERM={term}"]),
         UnitProperty("ExecStart", "a(sasb)", [[argv[0], argv, True]]),
+        # After a logout comes a new prompt, as long as somebody holds the terminal open.
+        UnitProperty("Conditions", "a(sbbs)", [["ConditionPathExists", False, False, terminal.path]]),
+        UnitProperty("Restart", "s", "always"),
+        UnitProperty("RestartUSec", "t", 0),
         UnitProperty("UtmpIdentifier", "s", line),
         UnitProperty("TTYPath", "s", terminal.path),
         UnitProperty("TTYReset", "b", True),

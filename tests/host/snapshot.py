@@ -4,9 +4,9 @@
 import dataclasses
 from typing import Self
 
-# Every line is "KIND VALUE". machine.slice itself stays once it was used, and may.
+# Sessions of the host's own users come and go (/run/user). Every line is "KIND VALUE". machine.slice itself stays once it was used, and may.
 SCRIPT = r"""
-awk '{print "mount", $5}' /proc/1/mountinfo
+awk '$5 !~ "^/run/user/" {print "mount", $5}' /proc/1/mountinfo
 ip -o link | awk -F': ' '{sub(/@.*/, "", $2); print "link", $2}'
 find /sys/fs/cgroup/machine.slice -mindepth 1 -maxdepth 1 -type d 2>/dev/null | sed 's/^/cgroup /'
 systemctl show --property=Id,Slice,ActiveState '*.service' '*.scope' | awk -F= '

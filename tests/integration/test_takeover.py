@@ -66,7 +66,9 @@ class Bare(Driver):
 
     def until_up(self, name: str) -> None:
         """Wait for the guest's system with nobody's help but its own."""
-        up = f"until systemctl -M {name} is-system-running --wait --quiet 2>/dev/null; do sleep 0.1; done"
+        # Not with --wait: asked early enough, it may wait for ever.
+        state = f"systemctl -M {name} is-system-running 2>/dev/null"
+        up = f"until {state} | grep -Eqx 'running|degraded'; do sleep 0.1; done"
         self.host.run(["timeout", "90", "sh", "-c", up], timeout=95)
 
     def until_gone(self, unit: str) -> None:

@@ -156,6 +156,8 @@ def test_login(managed: Driver, running: str) -> None:
         terminal.expect(rf"\n\r?TERM={TERM}\r")
         terminal.expect(r"\n\r?33 101\r")
         terminal.expect(r"\n\r?/dev/pts/\d+\r")
+        terminal.type("exit\r")
+        terminal.expect("login: ")
         terminal.type(ESCAPE * 3)
         assert terminal.ended() == 0
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The main job with a kernel of its own: real boots, controllers, links, and a disk that is not thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.host import layer, vm
+from tests.host.image import GUEST
+from tests.host.probe import why_not
+from tests.host.vm import VirtualMachine
+from tests.integration.driver import UNIT
+
+pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.slow]
+
+# How long the machines in an emulated one may take; seconds.
+PATIENCE = 120
+GUEST_UNIT = f"machine-{GUEST}.service"
+WAIT = f"machinectl wait --timeout={PATIENCE} {GUEST}"
+
+
+@pytest.fixture
+def machine() -> Iterator[VirtualMachine]:
+    if (reason := why_not() or vm.why_not()) is not None:
+        pytest.skip(reason)
+    with VirtualMachine("trixie", layer=layer.with_machined("trixie")) as machine:
+        yield machine.boot()
+
+
+def leader(machine: VirtualMachine) -> str:
+    return machine.check(f"machinectl show {GUEST} --property=Leader --value").strip()
+
+
+def test_enabled_machine_lives_with_its_host(machine: VirtualMachine) -> None:
+    assert machine.check("command -v machinectl").strip() == "/usr/local/bin/machinectl"
+    machine.check(f"machinectl enable --now {GUEST} && {WAIT}", PATIENCE * 2)
+    assert GUEST in machine.check("machinectl list --no-legend")
+    # What namespaces on a shared kernel do not have: the limits of the unit are real.
+    group = machine.check(f"systemctl show {GUEST_UNIT} --property=ControlGroup --value").strip()
+    limit = int(machine.check(f"systemctl show {GUEST_UNIT} --property=TasksMax --value"))
+    assert machine.check(f"cat /sys/fs/cgroup{group}/pids.max").strip() == str(limit) == "16384"
+    machine.check(f"ip link show ve-{GUEST}")
+    machine.check(f"systemd-run --quiet --pipe --wait -M {GUEST} sh -c 'echo kept >/root/kept; sync'")
+
+    machine.reboot()
+    machine.check(WAIT, PATIENCE + 10)
+    assert machine.check(f"systemctl is-active {GUEST_UNIT} {UNIT}").split() == ["active", "active"]
+    assert GUEST in machine.check("machinectl list --no-legend")
+    assert GUEST in machine.check("/usr/bin/machinectl list --no-legend")
+    assert machine.check(f"cat /var/lib/machines/{GUEST}/root/kept").strip() == "kept"
+    # The guest's own journal: its boot before this one came to its end, it was not cut off.
+    last = machine.check(f"journalctl --machine={GUEST} --boot=-1 --quiet --output=cat --lines=20")
+    assert "Reached target poweroff.target" in last or "Reached target halt.target" in last, last
+    assert "Journal stopped" in last
+    # And the host's: first the machine, then the daemon, nobody killed.
+    units = f"--unit={GUEST_UNIT} --unit={UNIT}"
+    host = machine.check(f"journalctl --boot=-1 --quiet --output=cat {units}").splitlines()
+    stopped = [line.split()[1] for line in host if line.startswith("Stopped ")]
+    assert stopped == [GUEST_UNIT, UNIT], host
+    assert not [line for line in host if "timed out" in line or "Killing" in line or "Failed" in line], host
+
+    # A daemon that dies takes nobody with it.
+    before = leader(machine)
+    machine.check(f"systemctl kill --signal=KILL {UNIT}")
+    assert leader(machine) == before
+    machine.check(f"machinectl disable {GUEST} && machinectl poweroff {GUEST}")
+    assert machine.check("machinectl list --no-legend") == ""
+    assert machine.run(f"ip link show ve-{GUEST}")[0] != 0
+    assert machine.run("test -e /etc/systemd/system/machines.target.wants")[0] != 0
+    assert machine.check("ls /run/systemd/machines") == ""
+    machine.shutdown(PATIENCE)
