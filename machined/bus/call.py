@@ -40,13 +40,15 @@ class Authority(Protocol):
 class Call:
     """An incoming call. Owned by the dispatcher, which closes what is left of the descriptors afterwards."""
 
-    __slots__ = ("_authority", "_credentials", "bus", "fds", "message", "reply_fds", "sender")
+    __slots__ = ("_authority", "_credentials", "bus", "fds", "message", "only_waits", "reply_fds", "sender")
 
     def __init__(self, bus: Bus, authority: Authority, message: Message, fds: FdSet) -> None:
         self.bus = bus
         self.message = message
         self.fds = fds
         self.reply_fds: FdSet | None = None
+        # Nothing is done but waiting: nobody wants the answer when the sender has left.
+        self.only_waits = False
         # A p2p peer has no name; the bus always sets one.
         self.sender = message.sender or ""
         self._authority = authority

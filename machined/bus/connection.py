@@ -8,6 +8,7 @@ that arrives is in an FdSet of its message's owner.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -81,7 +82,10 @@ class Bus(MessageBus):
                 await bus._authenticate()
                 bus._out = Writer(bus, sock)
                 bus._loop.add_reader(bus._fd, reader(sock, bus._process_message, bus.lost))
-                bus.unique_name = (await bus.request(DBUS, DBUS_PATH, DBUS, "Hello"))[0]
+                reply = await bus.request(DBUS, DBUS_PATH, DBUS, "Hello")
+                if not reply or not isinstance(reply[0], str):
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, "the other side is no message bus")
+                bus.unique_name = reply[0]
         except BaseException as error:
             bus.lost(error if isinstance(error, Exception) else None)
             raise
@@ -101,7 +105,9 @@ class Bus(MessageBus):
         for future in self._replies.values():
             if not future.done():
                 future.set_exception(
-                    ConnectionResetError(f"the bus connection was lost: {error or 'closed'}")
+                    ConnectionResetError(
+                        errno.ECONNRESET, f"the bus connection was lost: {error or 'closed'}"
+                    )
                 )
         self._replies.clear()
         if error is not None:
@@ -131,7 +137,7 @@ class Bus(MessageBus):
         `timeout` is in seconds. Raises RemoteError for an error reply, TimeoutError, ConnectionError.
         """
         if self._out is None or self.disconnected.done():
-            raise ConnectionResetError("the bus connection is closed")
+            raise ConnectionResetError(errno.ECONNRESET, "the bus connection is closed")
         message = Message(
             destination=destination,
             path=path,

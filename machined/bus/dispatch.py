@@ -70,6 +70,7 @@ class Dispatcher:
         self._fallbacks: list[Fallback] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight: Counter[str] = Counter()
+        self._of_sender: dict[str, dict[asyncio.Task[None], Call]] = {}
 
     def add(self, entry: Fixed | Fallback) -> None:
         """Serve these objects from now on; the order of adding is the order in the introspection."""
@@ -108,6 +109,9 @@ class Dispatcher:
     # -- serving -------------------------------------------------------------------------------------------
 
     def _incoming(self, message: Message, fds: FdSet) -> None:
+        if not {"h", "v"} & set(message.signature or ""):
+            # Nothing in the body can mean them: they are not kept for as long as the call takes.
+            fds.close()
         call = Call(self._bus, self._authority, message, fds)
         if self._in_flight[call.sender] >= MAX_CALLS_PER_SENDER:
             fds.close()
@@ -117,7 +121,22 @@ class Dispatcher:
         task = spawn(self._serve(call), f"call {message.member}")
         if not task.done():
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._of_sender.setdefault(call.sender, {})[task] = call
+            task.add_done_callback(lambda done: self._forget(call.sender, done))
+
+    def _forget(self, sender: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        tasks = self._of_sender.get(sender)
+        if tasks is not None:
+            tasks.pop(task, None)
+            if not tasks:
+                del self._of_sender[sender]
+
+    def sender_left(self, sender: str) -> None:
+        """Give up what only the sender waited for; what it has begun goes on."""
+        for task, call in list(self._of_sender.get(sender, {}).items()):
+            if call.only_waits:
+                task.cancel()
 
     async def _serve(self, call: Call) -> None:
         try:

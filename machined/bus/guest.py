@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 # Where a guest's bus listens, in the guest's own view (D-Bus specification, "System Bus").
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"
 TIMEOUT: Final = 25.0
+# Bytes that a guest's bus may say to us in one connection: some replies of a few hundred bytes are due.
+BUDGET: Final = 256 * 1024
 
 
 class Guest:
@@ -69,25 +71,26 @@ class Guest:
 class Connector:
     """Opens guests' buses, and the host's own for `.host`."""
 
-    async def connect(self, leader: PidRef | None) -> GuestManager:
-        """The manager of the machine with this leader (None: of the host).
+    async def host(self) -> GuestManager:
+        """The host's own manager. Raises OSError, TimeoutError."""
+        return Guest(await Bus.connect_to(system_bus_path()))
+
+    async def connect(self, leader: PidRef) -> GuestManager:
+        """The manager of the machine with this leader.
 
         Raises FileNotFoundError when there is no bus, OSError, TimeoutError.
         """
-        if leader is None:
-            return Guest(await Bus.connect_to(system_bus_path()))
         sock = unix_socket()
+        sock.budget = BUDGET
         try:
-            reply = await helper.run(
-                "connect", leader, {"path": BUS_SOCKET}, fds=[sock.fileno()], timeout=TIMEOUT
-            )
+            reply = await helper.run("connect", leader, {"path": BUS_SOCKET}, fds=[sock.fileno()])
             reply.fds.close()
         except BaseException:
             sock.close()
             raise
         try:
             return Guest(await Bus.adopt(sock, timeout=TIMEOUT))
-        except (AuthError, RemoteError) as error:
+        except (AuthError, EOFError, RemoteError) as error:
             raise ConnectionRefusedError(
-                errno.ECONNREFUSED, f"The system bus of the machine refuses us: {error}"
+                errno.ECONNREFUSED, f"the machine's bus does not take us: {error}"
             ) from error

@@ -120,6 +120,7 @@ async def disable(
 async def wait(call: Call, core: Core, name: str, condition: str, timeout_usec: int) -> str:
     await _authorize(call, name, "wait")
     limit = timeout_usec / 1e6 if timeout_usec else None
+    call.only_waits = True
     return (await core.lifecycle.wait(name, condition, limit)).value
 
 
@@ -191,31 +192,149 @@ def _cancel(call: Call, job: Job) -> Awaitable[None]:
 MANAGER: Final = Interface(
     "org.machined1.Manager",
     (
-        prop("Version", "s", lambda call, core: __version__, Emits.CONST),
-        method("ListAll", "a{sv} options", "a(ssssssasbs) machines", list_all),
-        method("GetMachineState", "s name", "s state", get_state),
-        method("StartMachine", "s name, a{sv} options", "o job", start),
-        method("StopMachine", "s name, a{sv} options", "o job", stop),
-        method("RebootMachine", "s name, a{sv} options", "o job", reboot),
-        method("EnableMachine", "s name, a{sv} options", "a(sss) changes", enable),
-        method("DisableMachine", "s name, a{sv} options", "a(sss) changes", disable),
-        method("WaitMachine", "s name, s condition, t timeout_usec", "s state", wait),
-        method("OpenLogin", "s name, a{sv} options", "h pty, s pty_path", open_login),
-        method("ListJobs", "", "a(uosss) jobs", list_jobs),
-        signal("JobNew", "u id, o job, s machine, s verb"),
-        signal("JobRemoved", "u id, o job, s machine, s verb, s result, s message"),
-        signal("MachineStateChanged", "s machine, o path, s state, s previous"),
+        prop("Version", "s", lambda call, core: __version__, Emits.CONST, doc="Version of machined."),
+        method(
+            "ListAll",
+            "a{sv} options",
+            "a(ssssssasbs) machines",
+            list_all,
+            doc=(
+                "Every machine known in one answer, without asking any guest: name, class, service, "
+                "state, OS id, OS version, addresses (IPv4 first), whether it starts with the host, "
+                "unit. Stopped images and failed starts are in it too. No options."
+            ),
+        ),
+        method(
+            "GetMachineState",
+            "s name",
+            "s state",
+            get_state,
+            doc="starting, running, degraded, stopping, failed or stopped.",
+        ),
+        method(
+            "StartMachine",
+            "s name, a{sv} options",
+            "o job",
+            start,
+            doc=(
+                "Boot the image of this name; the job ends when its unit is up. Starting a machine "
+                "that runs is no error. No options."
+            ),
+        ),
+        method(
+            "StopMachine",
+            "s name, a{sv} options",
+            "o job",
+            stop,
+            doc=(
+                "Bring a machine down; the job ends when nothing of it runs any more. Options: `mode` "
+                "s (poweroff, terminate or kill: the stage to begin with; poweroff if not given), "
+                "`timeout-usec` t (limit of the power-off, 90 s), `terminate-timeout-usec` t (limit "
+                "of the termination, 30 s). Each stage that takes too long is followed by the next "
+                "one."
+            ),
+        ),
+        method(
+            "RebootMachine",
+            "s name, a{sv} options",
+            "o job",
+            reboot,
+            doc=(
+                "Reboot a machine by its own init; the job ends when it has registered anew. Option: "
+                "`timeout-usec` t (120 s), after which its unit is restarted."
+            ),
+        ),
+        method(
+            "EnableMachine",
+            "s name, a{sv} options",
+            "a(sss) changes",
+            enable,
+            doc=(
+                "Have the machine started with the host. Returns what was changed: type (symlink or "
+                "unlink), file, source. No options."
+            ),
+        ),
+        method(
+            "DisableMachine",
+            "s name, a{sv} options",
+            "a(sss) changes",
+            disable,
+            doc="Take back what EnableMachine did. No options.",
+        ),
+        method(
+            "WaitMachine",
+            "s name, s condition, t timeout_usec",
+            "s state",
+            wait,
+            doc=(
+                "Return when the machine is in a state: running (or degraded), stopped (or failed), "
+                "or another one by its name. A limit of 0 is none; when it is over the error is "
+                "org.freedesktop.DBus.Error.Timeout."
+            ),
+        ),
+        method(
+            "OpenLogin",
+            "s name, a{sv} options",
+            "h pty, s pty_path",
+            open_login,
+            doc=(
+                "As OpenMachineLogin, on a terminal that is known. Options: `term` s (as $TERM), "
+                "`rows` u, `columns` u."
+            ),
+        ),
+        method(
+            "ListJobs",
+            "",
+            "a(uosss) jobs",
+            list_jobs,
+            doc="What is under way: number, object, machine, verb, state.",
+        ),
+        signal("JobNew", "u id, o job, s machine, s verb", doc="A job has begun."),
+        signal(
+            "JobRemoved",
+            "u id, o job, s machine, s verb, s result, s message",
+            doc=(
+                "A job is over: done, failed, canceled or timeout, with a sentence for people (often "
+                "empty when done). Subscribe before the call that returns the job."
+            ),
+        ),
+        signal(
+            "MachineStateChanged",
+            "s machine, o path, s state, s previous",
+            doc="The state of a machine has changed, registered or not.",
+        ),
     ),
 )
 
 JOB: Final = Interface(
     "org.machined1.Job",
     (
-        prop("Id", "u", lambda call, job: job.id, Emits.CONST),
-        prop("Machine", "s", lambda call, job: job.machine, Emits.CONST),
-        prop("Verb", "s", lambda call, job: job.verb.value, Emits.CONST),
-        prop("State", "s", lambda call, job: "running", Emits.CONST),
-        method("Cancel", "", "", _cancel),
+        prop(
+            "Id",
+            "u",
+            lambda call, job: job.id,
+            Emits.CONST,
+            doc="Number of the job, never used again while the daemon runs.",
+        ),
+        prop("Machine", "s", lambda call, job: job.machine, Emits.CONST, doc="Name of the machine."),
+        prop("Verb", "s", lambda call, job: job.verb.value, Emits.CONST, doc="start, stop or reboot."),
+        prop(
+            "State",
+            "s",
+            lambda call, job: "running",
+            Emits.CONST,
+            doc="Always running: a job that is over has no object.",
+        ),
+        method(
+            "Cancel",
+            "",
+            "",
+            _cancel,
+            doc=(
+                "Give the job up; what PID 1 was asked to do goes on. Whoever may begin such a job "
+                "may cancel it."
+            ),
+        ),
     ),
 )
 
@@ -242,21 +361,65 @@ def machine_table(core: Core) -> Interface:
         return job_path(found.id) if found is not None else "/"
 
     rows = (
-        prop("State", "s", lambda call, subject: core.states.get(subject.name).value, Emits.TRUE),
         prop(
-            "StateTimestamp", "t", lambda call, subject: core.states.record(subject.name).since, Emits.TRUE
+            "State",
+            "s",
+            lambda call, subject: core.states.get(subject.name).value,
+            Emits.TRUE,
+            doc="starting, running, degraded, stopping, failed or stopped.",
         ),
-        prop("Job", "o", job, Emits.TRUE),
-        prop("Result", "s", lambda call, subject: core.states.record(subject.name).result, Emits.TRUE),
-        prop("Enabled", "b", lambda call, subject: autostart.is_enabled(subject.name), Emits.FALSE),
-        prop("Unit", "s", unit, Emits.FALSE),
-        prop("Image", "s", image, Emits.FALSE),
-        method("Start", "a{sv} options", "o job", on(start)),
-        method("Stop", "a{sv} options", "o job", on(stop)),
-        method("Reboot", "a{sv} options", "o job", on(reboot)),
-        method("Enable", "a{sv} options", "a(sss) changes", on(enable)),
-        method("Disable", "a{sv} options", "a(sss) changes", on(disable)),
-        method("Wait", "s condition, t timeout_usec", "s state", on(wait)),
+        prop(
+            "StateTimestamp",
+            "t",
+            lambda call, subject: core.states.record(subject.name).since,
+            Emits.TRUE,
+            doc="When the state changed last, in µs since 1970; 0 when it never did.",
+        ),
+        prop("Job", "o", job, Emits.TRUE, doc="What is under way for the machine; / when nothing is."),
+        prop(
+            "Result",
+            "s",
+            lambda call, subject: core.states.record(subject.name).result,
+            Emits.TRUE,
+            doc=(
+                "How the last run of its unit failed (exit-code, signal, timeout, …), empty when it did not."
+            ),
+        ),
+        prop(
+            "Enabled",
+            "b",
+            lambda call, subject: autostart.is_enabled(subject.name),
+            Emits.FALSE,
+            doc="Whether it starts with the host.",
+        ),
+        prop("Unit", "s", unit, Emits.FALSE, doc="The unit it runs in, or would be started as."),
+        prop("Image", "s", image, Emits.FALSE, doc="Path of its image, empty when there is none."),
+        method("Start", "a{sv} options", "o job", on(start), doc="See org.machined1.Manager.StartMachine."),
+        method("Stop", "a{sv} options", "o job", on(stop), doc="See org.machined1.Manager.StopMachine."),
+        method(
+            "Reboot", "a{sv} options", "o job", on(reboot), doc="See org.machined1.Manager.RebootMachine."
+        ),
+        method(
+            "Enable",
+            "a{sv} options",
+            "a(sss) changes",
+            on(enable),
+            doc="See org.machined1.Manager.EnableMachine.",
+        ),
+        method(
+            "Disable",
+            "a{sv} options",
+            "a(sss) changes",
+            on(disable),
+            doc="See org.machined1.Manager.DisableMachine.",
+        ),
+        method(
+            "Wait",
+            "s condition, t timeout_usec",
+            "s state",
+            on(wait),
+            doc="See org.machined1.Manager.WaitMachine.",
+        ),
     )
     return Interface("org.machined1.Machine", rows)
 

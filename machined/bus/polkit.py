@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ ALLOW_USER_INTERACTION: Final = 1
 
 # Questions to polkit under way at once, over all callers.
 MAX_QUESTIONS: Final = 256
+MAX_QUESTIONS_PER_USER: Final = 16
 
 
 class Polkit:
@@ -34,6 +36,7 @@ class Polkit:
         self._ids = itertools.count(1)
         self._waiting: dict[str, set[asyncio.Task[Any]]] = {}
         self._questions = 0
+        self._of_user: Counter[int] = Counter()
 
     def handle_signal(self, message: Message) -> None:
         """Feed NameOwnerChanged here: a caller that left gets no answer, so the question is withdrawn."""
@@ -46,7 +49,8 @@ class Polkit:
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
         rule = f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{call.sender}'"
         await self._bus.add_match(rule)
-        task = asyncio.ensure_future(self.ask(subject, action, details, call.interactive))
+        uid = (await call.credentials()).uid
+        task = asyncio.ensure_future(self.ask(subject, uid, action, details, call.interactive))
         self._waiting.setdefault(call.sender, set()).add(task)
         try:
             await task
@@ -97,22 +101,24 @@ class Polkit:
                 Problem.ACCESS_DENIED, f"Access denied: process {pid} cannot be identified safely."
             )
         subject = ["unix-process", {"pidfd": Variant("h", 0), "uid": Variant("i", uid)}]
-        await self.ask(subject, action, details, interactive, fds=[pidfd])
+        await self.ask(subject, uid, action, details, interactive, fds=[pidfd])
 
     async def ask(
         self,
         subject: list[Any],
+        uid: int,
         action: str,
         details: Mapping[str, str],
         interactive: bool,
         fds: Sequence[int] = (),
     ) -> None:
         """CheckAuthorization for any kind of subject. Raises MachineError when the answer is no."""
-        if self._questions >= MAX_QUESTIONS:
+        if self._questions >= MAX_QUESTIONS or self._of_user[uid] >= MAX_QUESTIONS_PER_USER:
             raise MachineError(
                 Problem.LIMITS_EXCEEDED, "Too many authorizations are being asked for already."
             )
         self._questions += 1
+        self._of_user[uid] += 1
         cancellation = f"machined-{next(self._ids)}"
         flags = ALLOW_USER_INTERACTION if interactive else 0
         try:
@@ -146,6 +152,9 @@ class Polkit:
             ) from error
         finally:
             self._questions -= 1
+            self._of_user[uid] -= 1
+            if not self._of_user[uid]:
+                del self._of_user[uid]
         authorized, challenge, _ = body[0]
         if authorized:
             return

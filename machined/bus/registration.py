@@ -26,10 +26,6 @@ from machined.model.registrar import Registration
 CREATE: Final = "org.freedesktop.machine1.create-machine"
 REGISTER: Final = "org.freedesktop.machine1.register-machine"
 
-MAX_INTERFACES: Final = 1024
-# sizeof(sun_path) and PATH_MAX bound what the fields can usefully be.
-MAX_TEXT: Final = 4096
-
 
 def _class(text: str) -> MachineClass | None:
     if not text:
@@ -107,8 +103,6 @@ async def _run(
     for index in ifindices:
         if index <= 0:
             raise invalid(f"Invalid network interface index {index}")
-    if len(ifindices) > MAX_INTERFACES or len(service) > MAX_TEXT or len(root) > MAX_TEXT:
-        raise MachineError(Problem.LIMITS_EXCEEDED, "An argument is too long")
     machine_class = _class(cls)
     if leader == 1:
         raise invalid("Invalid leader PID")

@@ -86,6 +86,8 @@ class BusService:
         await self._bus.add_match(
             f"type='signal',sender='{DBUS}',interface='{DBUS}',member='NameLost',arg0='{SERVICE}'"
         )
+        # Callers that leave: arg2 is the new owner, which there is none of then.
+        await self._bus.add_match(f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg2=''")
         reply = await self._bus.request(DBUS, DBUS_PATH, DBUS, "RequestName", "su", [SERVICE, 0])
         if reply[0] != PRIMARY_OWNER:
             raise NameTakenError(
@@ -100,6 +102,8 @@ class BusService:
             if not self.lost_name.done():
                 self.lost_name.set_result(None)
             return
+        if message.sender == DBUS and message.member == "NameOwnerChanged" and not message.body[2]:
+            self.dispatcher.sender_left(message.body[0])
         self._polkit.handle_signal(message)
         self._systemd.handle_signal(message)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dbus_fast import Message, Variant
 
-from machined.bus.connection import DBUS, DBUS_PATH, Bus, RemoteError
+from machined.bus.connection import DBUS, DBUS_PATH, TIMEOUT, Bus, RemoteError
 from machined.linux.escape import bus_label_escape, bus_label_unescape
 from machined.model.errors import ServiceManagerError
 from machined.model.ports import Unit, UnitChange, UnitProperty
@@ -27,6 +27,8 @@ UNIT: Final = NAME + ".Unit"
 SERVICE: Final = NAME + ".Service"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 
+# Seconds for a daemon-reload, as systemctl gives it.
+RELOAD_TIMEOUT: Final = 180.0
 # Results of jobs that ended before anybody asked: the signal may overtake the reply that names the job.
 KEPT_RESULTS: Final = 1024
 
@@ -138,9 +140,12 @@ class Systemd1:
         signature: str,
         body: Sequence[Any],
         fds: Sequence[int] = (),
+        timeout: float = TIMEOUT,
     ) -> list[Any]:
         try:
-            return await self._bus.request(NAME, path, interface, member, signature, body, fds=fds)
+            return await self._bus.request(
+                NAME, path, interface, member, signature, body, fds=fds, timeout=timeout
+            )
         except RemoteError as error:
             raise ServiceManagerError(error.name, error.text) from error
         except TimeoutError as error:
@@ -225,7 +230,7 @@ class Systemd1:
 
     async def reload(self) -> None:
         """daemon-reload; takes as long as PID 1 needs to read all units."""
-        await self._call("Reload")
+        await self._request(PATH, MANAGER, "Reload", "", [], timeout=RELOAD_TIMEOUT)
 
 
 def updated(unit: Unit, changed: dict[str, Any]) -> Unit:

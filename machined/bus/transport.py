@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import logging
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from dbus_fast import Message
@@ -30,15 +33,31 @@ log = logging.getLogger(__name__)
 MAX_FDS: Final = 253
 # Messages served from one connection before the other descriptors of the loop get their turn.
 BATCH: Final = 32
+# Decoding takes some twenty times the size of a message in memory. Nobody has to tell us that much.
+MAX_MESSAGE: Final = 2 * 1024 * 1024
+
+
+class Next(Enum):
+    """What the connection has for us."""
+
+    NOTHING = "nothing"
+    MESSAGE = "message"
+    DROPPED = "dropped"
 
 
 class BusSocket(socket.socket):
-    """A stream socket whose received descriptors are close-on-exec from the first moment."""
+    """A stream socket whose received descriptors are close-on-exec from the first moment.
+
+    `budget` bounds the bytes that a peer may send in all (None: no bound), for peers that are not trusted.
+    """
+
+    budget: int | None = None
+    _dropping = 0
 
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-        """As socket.recvmsg; a truncated list of descriptors closes those that came and raises OSError."""
+        """As socket.recvmsg; of a truncated list of descriptors none is kept, so a bad call fails alone."""
         room = socket.CMSG_SPACE(MAX_FDS * 4) if ancbufsize else 0
         data, ancillary, msg_flags, address = super().recvmsg(bufsize, room, flags | socket.MSG_CMSG_CLOEXEC)
         if msg_flags & socket.MSG_CTRUNC:
@@ -48,8 +67,44 @@ class BusSocket(socket.socket):
                     fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                     for fd in fds:
                         os.close(fd)
-            raise OSError("truncated file descriptors on the bus connection")
+            ancillary = []
+        if self.budget is not None:
+            self.budget -= len(data)
+            if self.budget < 0:
+                raise OSError(errno.EMSGSIZE, "the other side sent more than is allowed")
         return data, ancillary, msg_flags, address
+
+    def look(self) -> Next:
+        """What comes next, between two messages; of one that is too large, what has come is dropped.
+
+        Its sender gets no answer. Raises OSError, EOFError.
+        """
+        try:
+            if not self._dropping:
+                self._dropping = self._oversize()
+            if not self._dropping:
+                return Next.MESSAGE
+            while self._dropping:
+                # Without room for them the kernel closes the descriptors that come along.
+                taken = len(self.recv(min(self._dropping, 1 << 16)))
+                if not taken:
+                    raise EOFError
+                self._dropping -= taken
+        except BlockingIOError:
+            return Next.NOTHING
+        return Next.DROPPED
+
+    def _oversize(self) -> int:
+        """Bytes of the next message if they are too many, else 0 (D-Bus specification, "Message Format")."""
+        head = self.recv(16, socket.MSG_PEEK)
+        if len(head) < 16:
+            return 0
+        body, _, fields = struct.unpack("<3I" if head[:1] == b"l" else ">3I", head[4:])
+        length = 16 + (fields + 7) // 8 * 8 + body
+        if length <= MAX_MESSAGE:
+            return 0
+        log.warning("Discarding a message of %d bytes", length)
+        return int(length)
 
 
 class Writer:
@@ -116,7 +171,7 @@ class Writer:
 
 
 def reader(
-    sock: socket.socket, process: Callable[[Message], None], lost: Callable[[Exception], None]
+    sock: BusSocket, process: Callable[[Message], None], lost: Callable[[Exception], None]
 ) -> Callable[[], None]:
     """A callback for loop.add_reader that serves at most BATCH messages and comes again for the rest.
 
@@ -124,11 +179,20 @@ def reader(
     buffer of ours when we return and the (level-triggered) poll reports the rest.
     """
     unmarshaller = Unmarshaller(None, sock, True)
+    between = True
 
     def read() -> None:
+        nonlocal between
         try:
             for _ in range(BATCH):
+                if between:
+                    following = sock.look()
+                    if following is Next.NOTHING:
+                        return
+                    if following is Next.DROPPED:
+                        continue
                 message = unmarshaller.unmarshall()
+                between = message is not None
                 if message is None:
                     return
                 process(message)

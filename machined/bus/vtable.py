@@ -52,6 +52,7 @@ class Method:
     handler: type_handler
     access: Access
     since: int = 0
+    doc: str = ""
 
     @property
     def in_signature(self) -> str:
@@ -73,6 +74,7 @@ class Property:
     setter: type_handler | None = None
     hidden: bool = False
     since: int = 0
+    doc: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Signal:
     name: str
     args: tuple[Arg, ...]
     since: int = 0
+    doc: str = ""
 
     @property
     def signature(self) -> str:
@@ -102,10 +105,17 @@ def parse_args(text: str) -> tuple[Arg, ...]:
 
 
 def method(
-    name: str, args: str, result: str, handler: type_handler, access: Access = Access.OPEN, *, since: int = 0
+    name: str,
+    args: str,
+    result: str,
+    handler: type_handler,
+    access: Access = Access.OPEN,
+    *,
+    since: int = 0,
+    doc: str = "",
 ) -> Method:
-    """A row for a method; checks that the handler takes what the row promises."""
-    row = Method(name, parse_args(args), parse_args(result), handler, access, since)
+    """A row for a method; checks that the handler takes what it promises. `doc` is for the reference."""
+    row = Method(name, parse_args(args), parse_args(result), handler, access, since, doc)
     expected = 2 + len(row.in_args)
     try:
         inspect.signature(handler).bind(*range(expected))
@@ -123,15 +133,16 @@ def prop(
     setter: type_handler | None = None,
     hidden: bool = False,
     since: int = 0,
+    doc: str = "",
 ) -> Property:
     """A row for a property."""
     SignatureTree(type)
-    return Property(name, type, getter, emits, setter, hidden, since)
+    return Property(name, type, getter, emits, setter, hidden, since, doc)
 
 
-def signal(name: str, args: str, *, since: int = 0) -> Signal:
+def signal(name: str, args: str, *, since: int = 0, doc: str = "") -> Signal:
     """A row for a signal."""
-    return Signal(name, parse_args(args), since)
+    return Signal(name, parse_args(args), since, doc)
 
 
 @dataclass(frozen=True, slots=True)

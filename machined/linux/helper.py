@@ -23,10 +23,12 @@ from machined.linux import nshelper
 from machined.linux.fds import FdSet, recv_with_fds, send_with_fds
 from machined.linux.process import PidRef
 
-CONCURRENCY = 16
+CONCURRENCY = 32
 """So many helpers run at a time;"""
 QUEUE = 128
-"""so many jobs may wait for their turn."""
+"""so many jobs may wait for their turn,"""
+PER_TARGET = 4
+"""and so many run in one target: one that makes helpers hang must not take them all."""
 TIMEOUT = 25.0
 
 _REPLY_MAX = 4 * 1024 * 1024
@@ -60,22 +62,35 @@ class _Turnstile:
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(CONCURRENCY)
         self._waiting = 0
+        # Weak: a target's turn is of no interest when nobody runs or waits in it.
+        self._of_target: weakref.WeakValueDictionary[int, asyncio.Semaphore] = weakref.WeakValueDictionary()
 
-    async def child(self) -> _Child:
-        """A new helper, as soon as it may be started. It counts until it is reaped."""
+    async def child(self, target: int) -> _Child:
+        """A new helper for a target, as soon as it may be started. It counts until it is reaped."""
+        turn = self._of_target.setdefault(target, asyncio.Semaphore(PER_TARGET))
         if self._waiting >= QUEUE:
             raise OSError(errno.EAGAIN, f"{QUEUE} jobs wait for a namespace helper already, try again later")
         self._waiting += 1
         try:
-            await self._free.acquire()
+            await turn.acquire()
+            try:
+                await self._free.acquire()
+            except BaseException:
+                turn.release()
+                raise
         finally:
             self._waiting -= 1
+
+        def release() -> None:
+            self._free.release()
+            turn.release()
+
         try:
             child = _Child()
         except BaseException:
-            self._free.release()
+            release()
             raise
-        child.gone.add_done_callback(lambda _: self._free.release())
+        child.gone.add_done_callback(lambda _: release())
         return child
 
 
@@ -211,7 +226,7 @@ async def run(
         # Of its own, since the caller's may be closed when its owner learns of the process's end.
         with target.dup() if target else contextlib.nullcontext() as pinned:
             async with asyncio.timeout(timeout):
-                child = await turnstile.child()
+                child = await turnstile.child(target.pid if target else 0)
                 return await _perform(child, op, request, [pinned.fileno(), *fds] if pinned else fds)
     except TimeoutError as error:
         if error.errno is not None:

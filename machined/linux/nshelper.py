@@ -121,7 +121,11 @@ class Target:
 
 def _pty(_target: Target, arguments: Arguments, _fds: list[int]) -> Answer:
     master = syscalls.posix_openpt(arguments.get("ptmx", "/dev/ptmx"))
-    return {"number": syscalls.pty_number(master)}, [master]
+    # What a guest has put there may be a file of a file system of its own, and hang whoever asks it.
+    status = os.fstat(master)
+    if status.st_mode & 0o170000 != 0o020000 or status.st_rdev != os.makedev(5, 2):
+        raise OSError(errno.ENOTTY, "there is no terminal multiplexer at /dev/ptmx")
+    return {"number": syscalls.pty_number(master)}, [master, syscalls.pty_peer(master)]
 
 
 def _connect(_target: Target, arguments: Arguments, fds: list[int]) -> Answer:

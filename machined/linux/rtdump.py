@@ -36,6 +36,10 @@ _PATIENCE_MSEC = 5000
 Row = tuple[int, bytes, int, int, int, int]
 
 
+# More addresses than that help nobody, and a guest may have a million.
+ROWS_MAX = 4096
+
+
 class _Changed(Exception):
     """The list changed while the kernel was telling it."""
 
@@ -105,7 +109,7 @@ def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
                 if interrupted:
                     raise _Changed
                 return rows
-            if kind == _RTM_NEWADDR and (row := _row(body)):
+            if kind == _RTM_NEWADDR and len(rows) < ROWS_MAX and (row := _row(body)):
                 rows.append(row)
 
 

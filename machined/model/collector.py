@@ -28,13 +28,21 @@ class Collector:
         self._systemd = systemd
         self._queue: dict[str, Machine] = {}
         self._task: asyncio.Task[None] | None = None
+        # While records are adopted nobody may be taken out: half of the facts are not in yet.
+        self.held = True
         registrar.collect = self.collect
         registrar.on_leader_exit = self.enqueue
 
     def enqueue(self, machine: Machine) -> None:
         """Have a look at this machine soon."""
         self._queue[machine.name] = machine
-        if self._task is None:
+        if self._task is None and not self.held:
+            self._task = asyncio.ensure_future(self._run())
+
+    def release(self) -> None:
+        """Begin to work, with what has been queued so far."""
+        self.held = False
+        if self._queue and self._task is None:
             self._task = asyncio.ensure_future(self._run())
 
     def enqueue_unit(self, unit: str) -> None:
@@ -71,17 +79,20 @@ class Collector:
         if self._registry.get(machine.name) is machine:
             self._registrar.finalize(machine)
 
-    async def is_over(self, machine: Machine, *, adopting: bool = False) -> bool:
+    async def is_over(self, machine: Machine) -> bool:
         """Whether nothing keeps this machine any more.
 
         No answer from PID 1 counts as a reason to keep it.
         """
         if machine.is_host():
             return False
-        if not machine.leader_pid or (not machine.started and not adopting):
+        if not machine.leader_pid:
             return True
-        if self._systemd.version >= 258 and machine.leader_alive():
+        alive = machine.leader_alive()
+        if self._systemd.version >= 258 and alive:
             return False
+        if machine.subgroup and not alive:
+            return True  # the unit goes on with what else is in it
         try:
             if machine.scope_job and await self._systemd.job_exists(machine.scope_job):
                 return False

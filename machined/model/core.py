@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from machined.model import leftovers
 from machined.model.collector import Collector
@@ -15,6 +17,7 @@ from machined.model.images import Images
 from machined.model.jobs import Jobs
 from machined.model.lifecycle import Lifecycle
 from machined.model.machine import Machine
+from machined.model.names import is_machine_name
 from machined.model.ports import GuestConnector, ServiceManager, Unit
 from machined.model.readiness import Readiness
 from machined.model.registrar import Registrar
@@ -23,6 +26,10 @@ from machined.model.state import States, machine_of_unit
 from machined.model.statefile import DIRECTORY, StateDirectory
 
 log = logging.getLogger(__name__)
+
+
+# Attempts at an answer of PID 1 that no event overtakes.
+LOOKS: Final = 5
 
 
 class Core:
@@ -45,9 +52,15 @@ class Core:
         self.collector = Collector(self.registry, self.registrar, systemd)
         self.states = States(self.registry)
         self.jobs = Jobs()
-        self.lifecycle = Lifecycle(self.registry, self.images, self.states, self.jobs, systemd, cleanup)
+        self.lifecycle = Lifecycle(
+            self.registry, self.images, self.states, self.jobs, systemd, self.registrar, cleanup
+        )
         self.guests = Guests(self.registry)
-        self.readiness = Readiness(self.registry, self.states, systemd, connector)
+        self.readiness = Readiness(self.registry, self.states, self.look, connector)
+        # Events of each unit, to tell an answer of PID 1 that they have overtaken.
+        self._events: Counter[str] = Counter()
+        self._looks: set[asyncio.Task[None]] = set()
+        self.registry.on_removed.append(self._machine_removed)
 
     @property
     def version(self) -> int:
@@ -58,24 +71,30 @@ class Core:
         """Take over what runs: records of any machined, and units of ours. Announce with `announce`."""
         self.records.sweep()
         self.registrar.add_host(_machine_id())
-        adopted = self.registrar.adopt()
-        kept = []
-        for machine in adopted:
-            if await self.collector.is_over(machine, adopting=True):
+        for machine in self.registrar.adopt():
+            if await self.collector.is_over(machine):
                 log.info("Machine '%s' ended while nobody watched", machine.name)
                 self.registrar.finalize(machine)
-            else:
-                kept.append(machine)
+            elif machine.scope_job and not await self._job_exists(machine.scope_job):
+                machine.scope_job = ""
         try:
             for unit in await self.systemd.units(["machine-*.service"]):
                 self.states.unit_changed(unit)
         except ServiceManagerError as error:
             log.warning("PID 1 does not list the units of machines, ignoring: %s", error)
-        return kept
+        return [machine for machine in self.registry if not machine.is_host()]
+
+    async def _job_exists(self, job: str) -> bool:
+        try:
+            return await self.systemd.job_exists(job)
+        except ServiceManagerError:
+            return True
 
     def announce(self, machines: list[Machine]) -> None:
+        """Tell everybody of the machines that load() found, and begin to take out those that end."""
         for machine in machines:
             self.registrar.start(machine)
+        self.collector.release()
 
     # -- events of PID 1 -----------------------------------------------------------------------------------
 
@@ -86,21 +105,54 @@ class Core:
     def unit_changed(self, name: str, changed: dict[str, Any], apply: Any) -> None:
         if not self.states.wants(name):
             return
+        self._events[name] += 1
         unit = apply(self.states.tracked(name) or Unit(name), changed)
+        self._unit_is(unit)
+
+    def _unit_is(self, unit: Unit) -> None:
+        was_up = (before := self.states.tracked(unit.name)) is not None and before.is_up
         self.states.unit_changed(unit)
         if not unit.is_up:
-            self.collector.enqueue_unit(name)
+            self._events.pop(unit.name, None)
+            if was_up:
+                self._clean_after(unit.name)
+            self.collector.enqueue_unit(unit.name)
+
+    def _machine_removed(self, machine: Machine) -> None:
+        unit = self.states.tracked(machine.unit)
+        if unit is None or not unit.is_up:
+            self._clean_after(machine.unit)
 
     def unit_removed(self, name: str) -> None:
+        """PID 1 forgot a unit, as it does with every unit at a reload: a hint to look, no more."""
         if self.states.wants(name):
-            self._clean_after(name)
-            self.states.unit_removed(name)
-            self.collector.enqueue_unit(name)
+            # A look that is under way may have its answer already, and this is newer.
+            self._events[name] += 1
+            self.look_at(name)
+
+    def look_at(self, unit: str) -> None:
+        """Ask PID 1 for a unit soon."""
+        task = asyncio.ensure_future(self.look(unit))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+
+    async def look(self, name: str) -> None:
+        """Take over how a unit is now, unless an event says something newer meanwhile."""
+        for _ in range(LOOKS):
+            events = self._events[name]
+            try:
+                unit = await self.systemd.unit(name)
+            except ServiceManagerError as error:
+                log.debug("PID 1 does not tell of unit '%s', ignoring: %s", name, error)
+                return
+            if self._events[name] == events:
+                self._unit_is(unit)
+                return
 
     def _clean_after(self, unit: str) -> None:
         """Take away what a killed nspawn of ours left; the unit does it as well, on hosts where it can."""
         name = machine_of_unit(unit)
-        if name is None:
+        if name is None or not is_machine_name(name) or self.registry.get(name) is not None:
             return
         try:
             leftovers.remove(name, self.images.find(name))
@@ -108,12 +160,18 @@ class Core:
             log.warning("Cannot clean up after machine '%s', ignoring: %s", name, error)
 
     def reloaded(self) -> None:
+        """PID 1 has read its units again, or has executed itself anew: events may have been lost."""
         self.collector.enqueue_all()
+        for unit in self.states.tracked_units():
+            self.look_at(unit)
 
     async def close(self) -> None:
         """Let go of everything in order; what runs goes on."""
         await self.jobs.close()
         await self.lifecycle.close()
+        for task in self._looks:
+            task.cancel()
+        await asyncio.gather(*self._looks, return_exceptions=True)
         await self.readiness.close()
         await self.collector.close()
         self.guests.close()

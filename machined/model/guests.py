@@ -96,9 +96,13 @@ class Guests:
         found: list[str] = []
         try:
             async with asyncio.timeout(LISTING_TIMEOUT):
-                fields = machine.os_release or await self.os_release(machine)
+                if (known := machine.os_release) is None:
+                    known = await self.os_release(machine)
+                fields = known
         except (MachineError, OSError, TimeoutError) as error:
             log.debug("Machine '%s' does not tell its OS: %s", machine.name, error)
+            # A listing does not ask again for as long as the machine runs; who asks for it alone does.
+            machine.os_release = machine.os_release or {}
         try:
             async with asyncio.timeout(LISTING_TIMEOUT):
                 found = [netlink.text(address) for address in await self.addresses(machine)]

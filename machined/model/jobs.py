@@ -44,6 +44,7 @@ class Job:
     id: int
     machine: str
     verb: Verb
+    level: int = 0  # how hard it goes about it; a harder one replaces a softer one
     task: asyncio.Task[None] | None = field(default=None, repr=False)
     over: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     result: Result | None = None
@@ -63,6 +64,7 @@ class Jobs:
         self._jobs: dict[int, Job] = {}
         self._by_machine: dict[str, Job] = {}
         self._ids = itertools.count(1)
+        self._why_canceled = "The job was canceled."
         self.on_new: list[Callable[[Job], None]] = []
         self.on_removed: list[Callable[[Job, Result, str], None]] = []
 
@@ -75,13 +77,15 @@ class Jobs:
     def of_machine(self, name: str) -> Job | None:
         return self._by_machine.get(name)
 
-    async def settle(self, name: str, verb: Verb) -> Job | None:
+    async def settle(self, name: str, verb: Verb, level: int = 0) -> Job | None:
         """Make way for a job: the same verb under way is returned to be joined, a start yields to a stop.
+
+        A stop of a harder level replaces a softer one.
 
         Raises MachineError (JOB_RUNNING) when what is under way cannot be joined or replaced.
         """
         while (job := self._by_machine.get(name)) is not None:
-            if job.verb is verb:
+            if job.verb is verb and job.level >= level:
                 return job
             if verb is not Verb.STOP:
                 raise MachineError(
@@ -93,25 +97,25 @@ class Jobs:
             await job.over.wait()
         return None
 
-    def start(self, name: str, verb: Verb, work: Work) -> Job:
+    def start(self, name: str, verb: Verb, work: Work, level: int = 0) -> Job:
         """Begin a job; call settle() first, without waiting for anything in between."""
         if len(self._jobs) >= MAX_JOBS:
             raise MachineError(Problem.LIMITS_EXCEEDED, f"Too many jobs are under way already ({MAX_JOBS}).")
         assert name not in self._by_machine
-        job = Job(next(self._ids), name, verb)
+        job = Job(next(self._ids), name, verb, level)
         self._jobs[job.id] = self._by_machine[name] = job
         for listener in self.on_new:
             listener(job)
         job.task = asyncio.get_running_loop().create_task(self._run(job, work), name=f"{verb} {name}")
         # A task that is cancelled before its first step never enters its coroutine.
-        job.task.add_done_callback(lambda _: self._end(job, Result.CANCELED, "The job was canceled."))
+        job.task.add_done_callback(lambda _: self._end(job, Result.CANCELED, self._why_canceled))
         return job
 
     async def _run(self, job: Job, work: Work) -> None:
         try:
             self._end(job, Result.DONE, await work())
         except asyncio.CancelledError:
-            self._end(job, Result.CANCELED, "The job was canceled.")
+            self._end(job, Result.CANCELED, self._why_canceled)
         except JobTimeoutError as error:
             self._end(job, Result.TIMEOUT, str(error))
         except (MachineError, ServiceManagerError) as error:
@@ -136,6 +140,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Stop working on everything; what was begun with PID 1 goes on without us."""
+        self._why_canceled = "machined is going down; what PID 1 was asked for goes on."
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
         for task in tasks:
             task.cancel()

@@ -13,13 +13,14 @@ import os
 from pathlib import Path
 from typing import Final
 
-from machined.linux import mounts
+from machined.linux import envfile, mounts
 from machined.linux.locks import FileLock
 from machined.model.images import Image
 
 log = logging.getLogger(__name__)
 
 RUNTIME: Final = Path("/run/systemd/nspawn")
+RECORDS: Final = Path("/run/systemd/machines")
 # Where the versions keep the socket directory of a machine: up to 258 and after.
 _EXPORTS: Final = ("unix-export/{name}", "{name}/unix-export")
 
@@ -36,6 +37,8 @@ def stale_mounts(name: str) -> list[str]:
 
 def remove(name: str, image: Image | None) -> list[str]:
     """Take away what a machine that does not run left; returns what was taken. Raises OSError."""
+    if _is_recorded(name):
+        return []
     removed = _stale_locks(image) if image is not None else []
     for target in stale_mounts(name):
         mounts.unmount(target, lazy=True)
@@ -51,6 +54,18 @@ def remove(name: str, image: Image | None) -> list[str]:
             continue
         removed.append(os.fspath(path))
     return removed
+
+
+def _is_recorded(name: str) -> bool:
+    """Whether a machine of this name is registered and its leader lives: then nothing of it is left over.
+
+    Looked up in the record, since this runs without the daemon as well.
+    """
+    try:
+        record = envfile.parse((RECORDS / name).read_bytes())
+        return Path("/proc", str(int(record.get("LEADER", "0")))).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _stale_locks(image: Image) -> list[str]:

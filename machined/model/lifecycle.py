@@ -19,6 +19,7 @@ from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
 from machined.model.names import HOST, check_machine_name
 from machined.model.ports import ServiceManager, UnitProperty
 from machined.model.rebooting import REBOOT_TIMEOUT, Rebooting
+from machined.model.registrar import Registrar
 from machined.model.registry import Registry
 from machined.model.state import State, States, unit_of_machine
 from machined.model.stopping import POWEROFF_TIMEOUT, StopLimits, StopMode, Stopping
@@ -36,6 +37,7 @@ class Lifecycle:
         states: States,
         jobs: Jobs,
         systemd: ServiceManager,
+        registrar: Registrar,
         cleanup: str,
     ) -> None:
         self._registry = registry
@@ -44,7 +46,7 @@ class Lifecycle:
         self._jobs = jobs
         self._systemd = systemd
         self._cleanup = cleanup
-        self._stopping = Stopping(registry, states, systemd)
+        self._stopping = Stopping(registry, states, systemd, registrar)
         self._rebooting = Rebooting(registry, states, systemd, self._stopping)
         self._tasks: set[asyncio.Future[str]] = set()
 
@@ -166,7 +168,8 @@ class Lifecycle:
         Raises MachineError (NO_SUCH_MACHINE).
         """
         self._check_runs(name)
-        return await self._job(name, Verb.STOP, lambda: self._stopping.stop(name, mode, limits))
+        level = list(StopMode).index(mode)
+        return await self._job(name, Verb.STOP, lambda: self._stopping.stop(name, mode, limits), level)
 
     def _check_runs(self, name: str) -> None:
         check_machine_name(name)
@@ -194,8 +197,9 @@ class Lifecycle:
 
     # -- all -----------------------------------------------------------------------------------------------
 
-    async def _job(self, name: str, verb: Verb, work: Callable[[], Awaitable[str]]) -> Job:
-        return await self._jobs.settle(name, verb) or self._jobs.start(name, verb, work)
+    async def _job(self, name: str, verb: Verb, work: Callable[[], Awaitable[str]], level: int = 0) -> Job:
+        joined = await self._jobs.settle(name, verb, level)
+        return joined or self._jobs.start(name, verb, work, level)
 
     async def wait(self, name: str, condition: str, limit: float | None) -> State:
         """Wait for a state: running (or degraded), stopped (or failed), or another one by its name.

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from machined.linux.escape import unit_name_escape
 from machined.linux.process import PidRef
 from machined.model.names import HOST
 
@@ -81,6 +82,17 @@ class Machine:
 
     def is_host(self) -> bool:
         return self.name == HOST
+
+    def owns_unit(self) -> bool:
+        """Whether its unit is the machine's alone: to stop the unit is to stop the machine and no more.
+
+        Scopes that were made for it, our own units, and instances of the stock template are.
+        """
+        if self.subgroup or self.is_host():
+            return False
+        own = {f"machine-{self.name}.service", f"systemd-nspawn@{self.name}.service", f"{self.name}.scope"}
+        own |= {f"systemd-vmspawn@{self.name}.service", f"machine-{unit_name_escape(self.name)}.scope"}
+        return self.referenced or self.unit in own
 
     def close(self) -> None:
         """Give the pinned processes back."""

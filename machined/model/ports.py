@@ -76,9 +76,10 @@ class GuestManager(Protocol):
 
 
 class GuestConnector(Protocol):
-    """Opens the bus of a machine.
+    """Opens the bus of a machine, or the host's.
 
     Raises FileNotFoundError when the guest has none, OSError, TimeoutError.
     """
 
-    async def connect(self, leader: PidRef | None) -> GuestManager: ...
+    async def host(self) -> GuestManager: ...
+    async def connect(self, leader: PidRef) -> GuestManager: ...

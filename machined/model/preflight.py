@@ -29,8 +29,16 @@ def check_image(name: str, image: Image, registry: Registry) -> None:
 
 
 def _check_free(name: str, image: Image, registry: Registry) -> None:
+    namesake = registry.get(name)
+    if namesake is not None:
+        raise MachineError(
+            Problem.IMAGE_BUSY,
+            f"A machine '{name}' is running already (unit {namesake.unit}, "
+            f"root {namesake.root_directory or 'unknown'}); power that off first.",
+        )
     for machine in registry:
-        if machine.root_directory == image.path and not machine.is_host():
+        # What an unprivileged user claims about its own machine keeps nobody from starting one.
+        if machine.uid == 0 and machine.root_directory == image.path and not machine.is_host():
             raise MachineError(
                 Problem.IMAGE_BUSY,
                 f"Image '{name}' is running already, as machine '{machine.name}' (unit {machine.unit}); "

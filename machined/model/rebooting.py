@@ -15,8 +15,8 @@ from machined.model.jobs import JobTimeoutError
 from machined.model.machine import Machine
 from machined.model.ports import ServiceManager
 from machined.model.registry import Registry
-from machined.model.state import States, unit_of_machine
-from machined.model.stopping import Stopping
+from machined.model.state import States
+from machined.model.stopping import Stopping, own_unit
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Rebooting:
     async def reboot(self, name: str, limit: float) -> str:
         """The work of a job: returns a remark when the unit had to be restarted. Raises JobTimeoutError."""
         machine = self._registry.get(name)
-        unit_name = machine.unit if machine is not None else unit_of_machine(name)
+        unit_name = own_unit(name, machine)
         supervisor: PidRef | None = None
         try:
             async with asyncio.timeout(limit):
@@ -59,7 +59,7 @@ class Rebooting:
             if supervisor is not None:
                 supervisor.close()
         too_late = JobTimeoutError(f"Machine '{name}' did not come back within {limit:g} s.")
-        if machine is None or self._registry.get(name) is not machine:
+        if machine is None or self._registry.get(name) is not machine or not unit_name.endswith(".service"):
             raise too_late
         await self._systemd.restart_unit(unit_name, "replace")
         try:
@@ -94,7 +94,8 @@ class Rebooting:
         if self._registry.get(name) is None:
             raise MachineError(
                 Problem.FAILED,
-                f"Machine '{name}' went down and did not come back. See 'journalctl -u {unit_name}'.",
+                f"Machine '{name}' went down and did not come back."
+                + (f" See 'journalctl -u {unit_name}'." if unit_name else ""),
             )
         return ""
 

@@ -8,7 +8,9 @@ record is gone, then MachineRemoved, then the reply.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,10 @@ from machined.model.statefile import StateDirectory
 log = logging.getLogger(__name__)
 
 TASKS_MAX: Final = 16384
+# PATH_MAX bounds what a text can usefully be; a record with more is not read back.
+MAX_TEXT: Final = 4096
+MAX_INTERFACES: Final = 1024
+MAX_PER_USER: Final = 1024
 # Seconds that the unit of a new machine may take to come up: PID 1 moves processes, it does not start any.
 SCOPE_TIMEOUT: Final = 90.0
 
@@ -84,6 +90,7 @@ class Registrar:
         ServiceManagerError.
         """
         try:
+            self._check(request)
             await self._make_room(request)
             with self._registry.reserved(request.name):
                 if request.cls is None:
@@ -95,6 +102,23 @@ class Registrar:
         if machine.scope_job:
             await self._wait_for_scope(machine)
         return machine
+
+    def _check(self, request: Registration) -> None:
+        """Bounds on what a caller may leave with us."""
+        texts = (request.service, request.root_directory, request.ssh_address, request.ssh_private_key_path)
+        if any(len(text) > MAX_TEXT for text in (*texts, request.control_address)):
+            raise MachineError(Problem.LIMITS_EXCEEDED, "An argument is too long")
+        if len(request.ifindices) > MAX_INTERFACES:
+            raise MachineError(Problem.LIMITS_EXCEEDED, "Too many network interfaces")
+        if request.uid:
+            if sum(1 for machine in self._registry if machine.uid == request.uid) >= MAX_PER_USER:
+                raise MachineError(Problem.LIMITS_EXCEEDED, "Too many machines of this user are registered")
+            other = self._registry.by_leader(request.leader)
+            if other is not None and other.name != request.name:
+                raise MachineError(
+                    Problem.FILE_EXISTS,
+                    f"Process {request.leader.pid} is the leader of machine '{other.name}'",
+                )
 
     async def _make_room(self, request: Registration) -> None:
         """A restarted unit registers again before anybody saw that the machine before it is over."""
@@ -140,7 +164,11 @@ class Registrar:
         if request.supervisor is not None:
             machine.set_supervisor(request.supervisor)
         self._registry.add(machine)
-        self.start(machine)
+        try:
+            self.start(machine)
+        except BaseException:
+            self._registry.remove(machine)
+            raise
         return machine
 
     def _subgroup(self, pid: int, unit: str) -> str:
@@ -207,32 +235,34 @@ class Registrar:
             return
         try:
             self._records.save(machine)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             log.warning("Cannot save the record of machine '%s', ignoring: %s", machine.name, error)
 
     def adopt(self) -> list[Machine]:
         """Read the records that any machined left; the machines are in the registry but not announced."""
         machines = []
         for machine in self._records.load():
-            if self._registry.get(machine.name) is None and self._is_same(machine):
+            if self._registry.get(machine.name) is None:
+                self._check_leader(machine)
                 self._registry.add(machine)
                 machines.append(machine)
         return machines
 
-    def _is_same(self, machine: Machine) -> bool:
+    def _check_leader(self, machine: Machine) -> None:
         """Records before 258 name the leader by pid alone: a process of another unit is not the leader."""
-        if machine.leader is None or machine.leader_id is not None:
-            return True
-        try:
-            unit = cgroup.unit_of(machine.leader_pid)
-        except OSError:
-            unit = None
-        if unit != machine.unit:
-            machine.leader.close()
-            machine.leader = None
-        else:
-            machine.leader_id = machine.leader.id
-        return True
+        if machine.leader is not None and machine.leader_id is None:
+            try:
+                unit = cgroup.unit_of(machine.leader_pid)
+            except OSError:
+                unit = None
+            if unit == machine.unit:
+                machine.leader_id = machine.leader.id
+            else:
+                machine.leader.close()
+                machine.leader = None
+        if machine.leader is None:
+            # Never again to be taken for whoever has the number now.
+            machine.leader_pid, machine.leader_id = 0, None
 
     def add_host(self, machine_id: bytes) -> None:
         """The host itself is in the table as `.host`; it has no record and is never announced."""
@@ -278,18 +308,21 @@ class Registrar:
             self.finalize(machine)
 
     async def terminate(self, machine: Machine) -> None:
-        """Stop the machine's unit and say at once that it is closing.
+        """Stop the machine and say at once that it is closing. Raises MachineError, ServiceManagerError.
 
-        Raises MachineError, ServiceManagerError.
+        That is to stop its unit; where a user's machine shares its unit, its supervisor is asked.
         """
         if machine.is_host():
             raise not_supported("Operation not supported")
-        try:
-            job = await self._systemd.stop_unit(machine.unit, "fail")
-        except ServiceManagerError as error:
-            if not error.is_missing_unit():
-                raise
-            job = ""
+        job = ""
+        if machine.uid and not machine.owns_unit():
+            _signal(machine.supervisor or machine.leader, signal.SIGTERM)
+        else:
+            try:
+                job = await self._systemd.stop_unit(machine.unit, "fail")
+            except ServiceManagerError as error:
+                if not error.is_missing_unit():
+                    raise
         machine.scope_job = job
         machine.stopping = True
         if self._registry.get(machine.name) is machine:
@@ -300,13 +333,14 @@ class Registrar:
         if machine.is_host():
             raise not_supported("Operation not supported")
         if whom == "leader":
-            if machine.leader is None:
-                raise ProcessLookupError(3, "The leader of the machine has gone")
-            machine.leader.kill(signo)
+            _signal(machine.leader, signo)
         elif whom == "supervisor":
-            if machine.supervisor is None:
-                raise ProcessLookupError(3, "The machine has no supervisor")
-            machine.supervisor.kill(signo)
+            _signal(machine.supervisor, signo)
+        elif machine.uid and not machine.owns_unit():
+            # The unit holds more than this machine, and belongs to more than its user.
+            _signal(machine.leader, signo)
+            if machine.supervisor is not None:
+                _signal(machine.supervisor, signo)
         else:
             await self._systemd.kill_unit(machine.unit, "all", signo)
 
@@ -317,3 +351,9 @@ class Registrar:
                 machine.leader.unwatch(asyncio.get_running_loop())
             machine.close()
         await asyncio.gather(*self._unrefs, return_exceptions=True)
+
+
+def _signal(process_: PidRef | None, signo: int) -> None:
+    if process_ is None:
+        raise ProcessLookupError(errno.ESRCH, "The process has gone")
+    process_.kill(signo)

@@ -54,7 +54,7 @@ class Registry:
 
     def by_leader(self, process: PidRef) -> Machine | None:
         for machine in self._machines.values():
-            if machine.leader_pid == process.pid and not machine.is_host():
+            if machine.leader is not None and machine.leader_pid == process.pid and not machine.is_host():
                 same = machine.leader_id is None or process.id is None or machine.leader_id == process.id
                 return machine if same else None
         return None

@@ -131,13 +131,11 @@ class States:
         for affected in self._affected(unit.name, name):
             self.refresh(affected)
 
-    def unit_removed(self, unit: str) -> None:
-        self._units.pop(unit, None)
-        for affected in self._affected(unit, machine_of_unit(unit)):
-            self.refresh(affected)
-
     def tracked(self, unit: str) -> Unit | None:
         return self._units.get(unit)
+
+    def tracked_units(self) -> list[str]:
+        return list(self._units)
 
     def wants(self, unit: str) -> bool:
         """Whether changes of this unit matter here."""

@@ -15,6 +15,7 @@ from machined.model.errors import ServiceManagerError
 from machined.model.jobs import JobTimeoutError
 from machined.model.machine import Machine
 from machined.model.ports import ServiceManager
+from machined.model.registrar import Registrar
 from machined.model.registry import Registry
 from machined.model.state import States, unit_of_machine
 
@@ -46,18 +47,28 @@ class StopLimits:
     kill: float = KILL_TIMEOUT
 
 
+def own_unit(name: str, machine: Machine | None) -> str:
+    """The unit that is a machine's alone; empty for a machine in a unit with something else."""
+    if machine is None:
+        return unit_of_machine(name)
+    return machine.unit if machine.owns_unit() else ""
+
+
 class Stopping:
     """Brings machines down, and knows when one is gone."""
 
-    def __init__(self, registry: Registry, states: States, systemd: ServiceManager) -> None:
+    def __init__(
+        self, registry: Registry, states: States, systemd: ServiceManager, registrar: Registrar
+    ) -> None:
         self._registry = registry
+        self._registrar = registrar
         self._states = states
         self._systemd = systemd
 
     async def stop(self, name: str, mode: StopMode, limits: StopLimits) -> str:
         """The work of a job: returns a remark when a later stage was needed. Raises JobTimeoutError."""
         machine = self._registry.get(name)
-        unit_name = machine.unit if machine is not None else unit_of_machine(name)
+        unit_name = own_unit(name, machine)
         self._states.stop_under_way(name, True)
         try:
             remark = ""
@@ -70,13 +81,13 @@ class Stopping:
                     log.warning("%s Terminating it", error)
             if mode is not StopMode.KILL:
                 try:
-                    await self._stop_unit(unit_name)
+                    await self._terminate(name, unit_name)
                     await self.wait_gone(name, unit_name, limits.terminate, "end when terminated")
                     return remark
                 except JobTimeoutError as error:
                     remark = f"{error} It was killed."
                     log.warning("%s Killing it", error)
-            await self._kill_unit(unit_name)
+            await self._kill(name, unit_name)
             await self.wait_gone(name, unit_name, limits.kill, "end when killed")
             return remark
         finally:
@@ -115,18 +126,28 @@ class Stopping:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.25)
 
-    async def _stop_unit(self, unit_name: str) -> None:
-        try:
-            await self._systemd.stop_unit(unit_name, "replace")
-        except ServiceManagerError as error:
-            if not error.is_missing_unit():
-                raise
+    async def _terminate(self, name: str, unit_name: str) -> None:
+        """Stop the machine's own unit; of a unit that holds more, only while the machine is in it."""
+        machine = self._registry.get(name)
+        if not unit_name and machine is not None:
+            await self._registrar.terminate(machine)
+            return
+        if unit_name:
+            try:
+                await self._systemd.stop_unit(unit_name, "replace")
+            except ServiceManagerError as error:
+                if not error.is_missing_unit():
+                    raise
 
-    async def _kill_unit(self, unit_name: str) -> None:
+    async def _kill(self, name: str, unit_name: str) -> None:
+        machine = self._registry.get(name)
         try:
-            await self._systemd.kill_unit(unit_name, "all", signal.SIGKILL)
-        except ServiceManagerError as error:
-            log.debug("Cannot kill unit '%s', ignoring: %s", unit_name, error)
+            if unit_name:
+                await self._systemd.kill_unit(unit_name, "all", signal.SIGKILL)
+            elif machine is not None:
+                await self._registrar.kill(machine, "leader", signal.SIGKILL)
+        except (OSError, ServiceManagerError) as error:
+            log.debug("Cannot kill machine '%s', ignoring: %s", name, error)
 
     def is_up(self, unit_name: str) -> bool:
         """Whether a unit may still run something."""
@@ -134,10 +155,13 @@ class Stopping:
         return tracked is not None and tracked.is_up
 
     def is_gone(self, name: str, unit_name: str) -> bool:
-        """The image is free again only when the unit has ended, which is after the unregistration."""
+        """Whether nothing of a machine runs any more.
+
+        The image is free only when the machine's own unit has ended, which is after the unregistration.
+        """
         if self._registry.get(name) is not None or self._states.record(name).starting:
             return False
-        return not self.is_up(unit_name)
+        return not unit_name or not self.is_up(unit_name)
 
     async def wait_gone(self, name: str, unit_name: str, limit: float, what: str) -> None:
         try:

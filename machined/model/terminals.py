@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from machined.linux import helper, pty
+from machined.linux import helper, process, pty
 from machined.linux.fds import OwnedFd
+from machined.linux.process import PidRef
 from machined.model.errors import MachineError, Problem, ServiceManagerError, invalid, not_supported
 from machined.model.machine import Machine, MachineClass
 from machined.model.ports import GuestConnector, GuestManager, UnitProperty
@@ -28,16 +31,26 @@ LOGIN_SHELL: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Terminal:
-    """A terminal of a machine: our end, and its path there. Close the master, or hand it over."""
+    """A terminal of a machine: our end, its path there, and the other end until a program has it.
+
+    Close the master, or hand it over.
+    """
 
     master: OwnedFd
     path: str
+    peer: OwnedFd | None = None
 
     @property
     def number(self) -> str:
         return self.path.removeprefix("/dev/pts/")
+
+    def close_peer(self) -> None:
+        """While we hold it nobody sees a hang-up."""
+        if self.peer is not None:
+            self.peer.close()
+            self.peer = None
 
 
 def is_assignment(text: str) -> bool:
@@ -45,27 +58,76 @@ def is_assignment(text: str) -> bool:
     return _ASSIGNMENT.fullmatch(text) is not None
 
 
-async def open_pty(machine: Machine) -> Terminal:
-    """A new terminal in the machine. Raises MachineError, OSError, TimeoutError."""
+@contextmanager
+def _entrance(machine: Machine) -> Iterator[PidRef | None]:
+    """The leader to enter the machine by, pinned meanwhile; None is the host, and only the host.
+
+    The machine may go away meanwhile, which must never turn its terminal into one of the host. Raises
+    MachineError, ProcessLookupError.
+    """
     if machine.cls is MachineClass.HOST:
-        master, number = pty.open_pty()
-        return Terminal(master, f"/dev/pts/{number}")
+        yield None
+        return
     if machine.cls is not MachineClass.CONTAINER:
         raise not_supported("Opening a terminal is only supported on container machines.")
     if machine.leader is None:
-        raise ProcessLookupError(3, f"The leader of machine {machine.name} has gone")
-    reply = await helper.run("pty", machine.leader, {})
+        raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
+    with machine.leader.dup() as leader:
+        if machine.uid and process.same_namespace(leader.pid, "user"):
+            # Whoever may register a process of the host must not become the host's root by it.
+            raise MachineError(Problem.ACCESS_DENIED, "Only root may shell into the root user namespace")
+        if not leader.alive():
+            raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
+        yield leader
+
+
+async def open_pty(machine: Machine) -> Terminal:
+    """A new terminal in the machine. Raises MachineError, OSError, TimeoutError."""
+    with _entrance(machine) as leader:
+        terminal = await _open_pty(leader)
+    terminal.close_peer()
+    return terminal
+
+
+async def _open_pty(leader: PidRef | None) -> Terminal:
+    if leader is None:
+        master, number = pty.open_pty()
+        return Terminal(master, f"/dev/pts/{number}", pty.open_peer(master.fileno()))
+    reply = await helper.run("pty", leader, {})
     with reply.fds as fds:
-        return Terminal(OwnedFd(fds.steal(0)), f"/dev/pts/{reply.data['number']}")
+        number = reply.data["number"]
+        if not isinstance(number, int):
+            raise OSError(errno.EPROTO, "the terminal has no number")
+        return Terminal(OwnedFd(fds.steal(0)), f"/dev/pts/{number}", OwnedFd(fds.steal(1)))
 
 
-async def _guest(machine: Machine, connector: GuestConnector) -> GuestManager:
+async def _guest(machine: Machine, leader: PidRef | None, connector: GuestConnector) -> GuestManager:
     try:
-        return await connector.connect(None if machine.cls is MachineClass.HOST else machine.leader)
+        return await (connector.host() if leader is None else connector.connect(leader))
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise MachineError(
             Problem.FILE_NOT_FOUND, f"There is no system bus in container {machine.name}."
         ) from error
+
+
+@asynccontextmanager
+async def _terminal_and_bus(
+    machine: Machine, connector: GuestConnector
+) -> AsyncIterator[tuple[Terminal, GuestManager]]:
+    """A terminal and the manager of one machine; the terminal's master outlives the block on success."""
+    with _entrance(machine) as leader:
+        terminal = await _open_pty(leader)
+        try:
+            guest = await _guest(machine, leader, connector)
+            try:
+                yield terminal, guest
+            finally:
+                guest.close()
+        except BaseException:
+            terminal.master.close()
+            raise
+        finally:
+            terminal.close_peer()
 
 
 async def open_login(
@@ -77,18 +139,10 @@ async def open_login(
     """
     if term and not _TERM.fullmatch(term):
         raise invalid(f"'{term[:64]}' is no type of terminal")
-    terminal = await open_pty(machine)
-    try:
+    async with _terminal_and_bus(machine, connector) as (terminal, guest):
         if rows and columns:
             pty.set_size(terminal.master.fileno(), rows, columns)
-        guest = await _guest(machine, connector)
-        try:
-            await _start_getty(guest, terminal, term)
-        finally:
-            guest.close()
-    except BaseException:
-        terminal.master.close()
-        raise
+        await _start_getty(guest, terminal, term)
     return terminal
 
 
@@ -152,19 +206,10 @@ class ShellRequest:
 
 async def open_shell(machine: Machine, connector: GuestConnector, request: ShellRequest) -> Terminal:
     """Run a program on a new terminal; it is hung up when the last end of ours is closed."""
-    terminal = await open_pty(machine)
-    try:
-        guest = await _guest(machine, connector)
-        try:
-            with pty.open_peer(terminal.master.fileno()) as peer:
-                await guest.start_transient(
-                    f"container-shell@{terminal.number}.service", _shell(terminal, request), [peer.fileno()]
-                )
-        finally:
-            guest.close()
-    except BaseException:
-        terminal.master.close()
-        raise
+    async with _terminal_and_bus(machine, connector) as (terminal, guest):
+        assert terminal.peer is not None
+        name = f"container-shell@{terminal.number}.service"
+        await guest.start_transient(name, _shell(terminal, request), [terminal.peer.fileno()])
     return terminal
 
 

@@ -36,7 +36,6 @@ from machined.varlink.table import (
 
 NAME: Final = "io.systemd.Machine"
 ACTION: Final = "org.freedesktop.machine1."
-MAX_INTERFACES: Final = 1024
 
 PROCESS: Final = Structure("ProcessId", (need("pid", INT), may("pidfdId", INT), may("bootId", STRING)))
 TIMESTAMP: Final = Structure("Timestamp", (may("realtime", INT), may("monotonic", INT)))
@@ -110,7 +109,7 @@ class Handlers:
         if not 2 < given.get("vSockCid", 3) <= NO_VSOCK_CID - 1:
             raise invalid_parameter("vSockCid")
         indices = given.get("ifIndices", [])
-        if len(indices) > MAX_INTERFACES or any(not 0 < i < 2**31 for i in indices):
+        if any(not 0 < i < 2**31 for i in indices):
             raise invalid_parameter("ifIndices")
         try:
             machine_id = bytes.fromhex(given.get("id", "").replace("-", ""))
@@ -118,7 +117,8 @@ class Handlers:
             raise invalid_parameter("id") from None
         if len(machine_id) not in {0, 16}:
             raise invalid_parameter("id")
-        action = "register-machine" if core.version >= 258 else "create-machine"
+        allocate = given.get("allocateUnit", False)
+        action = "create-machine" if allocate or core.version < 258 else "register-machine"
         interactive = given.get("allowInteractiveAuthentication", False)
         await self._authorize(
             call, ACTION + action, {"name": given["name"], "class": cls.value}, interactive
@@ -144,7 +144,7 @@ class Handlers:
                 ssh_address=given.get("sshAddress", ""),
                 ssh_private_key_path=given.get("sshPrivateKeyPath", ""),
                 control_address=given.get("controlAddress", ""),
-                scope=[] if given.get("allocateUnit", False) else None,
+                scope=[] if allocate else None,
             )
         )
 

@@ -30,6 +30,8 @@ MAX_CONNECTIONS: Final = 4096
 MAX_CONNECTIONS_PER_USER: Final = 1024
 # Seconds that a peer may take to read a reply.
 SEND_TIMEOUT: Final = 30.0
+# Seconds without accepting when there are no descriptors.
+ACCEPT_PAUSE: Final = 1.0
 # asm-generic/socket.h; Python 3.11 has no name for it. Linux 6.5.
 SO_PEERPIDFD: Final = 77
 
@@ -77,6 +79,10 @@ class Call:
         return 0
 
 
+class PeerLostError(ConnectionError):
+    """The peer does not take a reply of a stream: it left, or does not read."""
+
+
 ErrorMapper = Callable[[Exception], VarlinkError | None]
 
 
@@ -114,6 +120,13 @@ class Server:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return
+        except OSError as error:
+            # Out of descriptors: look again when some may have been given back, not at once for ever.
+            log.warning("Cannot accept a varlink connection: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener.fileno())
+            loop.call_later(ACCEPT_PAUSE, self._resume, listener)
+            return
         sock.setblocking(False)
         try:
             peer = peer_of(sock)
@@ -133,6 +146,10 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _resume(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+
     async def _connection(self, sock: socket.socket, peer: Peer) -> None:
         loop = asyncio.get_running_loop()
         buffer = bytearray()
@@ -146,6 +163,8 @@ class Server:
                     message = bytes(buffer[:end])
                     del buffer[: end + 1]
                     await self._message(sock, peer, message)
+                    # Neither reading nor writing waits while the peer keeps up: let others have their turn.
+                    await asyncio.sleep(0)
                 if len(buffer) > MAX_MESSAGE:
                     log.debug("Varlink peer %d sent an endless message", peer.pid)
                     return
@@ -179,11 +198,17 @@ class Server:
                 raise invalid_parameter("parameters")
 
             async def stream(parameters: dict[str, Any]) -> None:
-                await _send(sock, {"parameters": parameters, "continues": True}, None)
+                try:
+                    await _send(sock, {"parameters": parameters, "continues": True}, None)
+                except (OSError, TimeoutError) as error:
+                    raise PeerLostError(f"a reply could not be sent: {error}") from error
 
             method = self._find(message["method"])
             call = Call(method, peer, message.get("more") is True, oneway, stream)
             reply: dict[str, Any] = {"parameters": await self._invoke(call, check(method.takes, given))}
+        except PeerLostError:
+            # Part of a reply may have been sent: nothing that follows would be understood.
+            raise
         except VarlinkError as error:
             reply = {"error": error.name, "parameters": error.parameters}
         except Exception as error:

@@ -36,6 +36,15 @@ _ERRORS: Final = {
 }
 
 
+_NUMBERS: Final = {
+    Problem.INVALID_ARGS: errno.EINVAL,
+    Problem.PROCESS_UNKNOWN: errno.ESRCH,
+    Problem.LIMITS_EXCEEDED: errno.ENOBUFS,
+    Problem.FILE_EXISTS: errno.EEXIST,
+    Problem.TIMEOUT: errno.ETIMEDOUT,
+}
+
+
 class ProcessAuthority(Protocol):
     """Asks polkit about a process."""
 
@@ -109,7 +118,7 @@ class VarlinkService:
             case MachineError() if error.problem in _ERRORS:
                 return VarlinkError(_ERRORS[error.problem])
             case MachineError():
-                return self._system_error(errno.EIO)
+                return self._system_error(_NUMBERS.get(error.problem, errno.EIO))
             case ServiceManagerError():
                 return self._system_error(errno.EIO)
             case TimeoutError() if error.errno is None:

@@ -38,9 +38,18 @@ def _is_int(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**64
 
 
+def _is_text(value: str) -> bool:
+    # JSON can spell half a surrogate pair, which is no text and no file's content.
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
 BOOL: Final = Scalar("bool", lambda value: isinstance(value, bool))
 INT: Final = Scalar("int", _is_int)
-STRING: Final = Scalar("string", lambda value: isinstance(value, str) and "\0" not in value)
+STRING: Final = Scalar("string", lambda value: isinstance(value, str) and _is_text(value))
 
 
 @dataclass(frozen=True, slots=True)

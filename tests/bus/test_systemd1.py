@@ -138,7 +138,7 @@ async def test_no_answer(pid1: FakeSystemd1, systemd: Systemd1, monkeypatch: pyt
 
     monkeypatch.setattr(systemd._bus, "request", request)
     with pytest.raises(ServiceManagerError) as raised:
-        await systemd.reload()
+        await systemd.unit("a.service")
     assert raised.value.is_no_answer()
 
 

@@ -43,7 +43,13 @@ class FakeConnector:
         self.leaders: list[PidRef | None] = []
         self.asked = asyncio.Event()
 
-    async def connect(self, leader: PidRef | None) -> FakeGuest:
+    async def host(self) -> FakeGuest:
+        return self._connected(None)
+
+    async def connect(self, leader: PidRef) -> FakeGuest:
+        return self._connected(leader)
+
+    def _connected(self, leader: PidRef | None) -> FakeGuest:
         self.leaders.append(leader)
         self.asked.set()
         if self.error is not None:

@@ -60,7 +60,9 @@ class FakeProcess(PidRef):
         self._callback = None
 
     def dup(self) -> FakeProcess:
-        return FakeProcess(self.pid, self.id)
+        other = FakeProcess(self.pid, self.id)
+        other.dead = self.dead
+        return other
 
     def close(self) -> None:
         self.closed = True

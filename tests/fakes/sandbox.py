@@ -26,7 +26,9 @@ class Sandbox:
         for path in (box.pool, box.runtime, box.locks, *box.wants):
             path.mkdir(parents=True)
         monkeypatch.setattr(cgroup, "unit_of", box.units.get)
+        monkeypatch.setattr(cgroup, "path_of", lambda pid: f"/{box.units.get(pid, 'init.scope')}")
         monkeypatch.setattr(leftovers, "RUNTIME", box.runtime)
+        monkeypatch.setattr(leftovers, "RECORDS", box.records)
         monkeypatch.setattr(images, "LOCKS", box.locks)
         monkeypatch.setattr(autostart, "WANTS", box.wants)
         monkeypatch.setattr(autostart, "MARK", box.mark)

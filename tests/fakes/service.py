@@ -102,7 +102,7 @@ class Client:
 
 
 class Served:
-    """The model on the private bus. `client` is root, as everybody is here; `pretend` makes callers others."""
+    """The model on the private bus. Everybody is root here; `pretend` makes callers others."""
 
     def __init__(
         self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, stack: AsyncExitStack, path: str

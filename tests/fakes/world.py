@@ -11,6 +11,7 @@ from typing import Any
 
 from machined.model.core import Core
 from machined.model.machine import Machine, MachineClass
+from machined.model.ports import Unit
 from machined.model.registrar import Registration
 from machined.model.state import GUEST_READY, unit_of_machine
 from tests.fakes.guest import FakeConnector
@@ -41,8 +42,10 @@ class World:
         return process
 
     async def register(self, name: str, unit: str = "", **more: Any) -> tuple[Machine, FakeProcess]:
-        """A registered container with a leader in `unit` (by default the unit we would start it as)."""
-        leader = self.process(unit or unit_of_machine(name))
+        """A registered container with a leader in `unit` (by default ours), which is up if nobody said else."""
+        unit = unit or unit_of_machine(name)
+        self.systemd.known.setdefault(unit, Unit(unit, "active", "running", "success"))
+        leader = self.process(unit)
         fields = {"name": name, "cls": MachineClass.CONTAINER, "leader": leader, **more}
         machine = await self.core.registrar.register(Registration(**fields))
         return machine, leader
@@ -86,6 +89,7 @@ class World:
 @asynccontextmanager
 async def world(sandbox: Sandbox, version: int = 257) -> AsyncIterator[World]:
     made = World(sandbox, version)
+    made.core.announce([])
     try:
         yield made
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The main job with a kernel of its own: real boots, controllers, links, and a disk that is not thrown away."""
+"""The main job with a kernel of its own: real boots, controllers, links, a disk."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_enabled_machine_lives_with_its_host(machine: VirtualMachine) -> None:
     host = machine.check(f"journalctl --boot=-1 --quiet --output=cat {units}").splitlines()
     stopped = [line.split()[1] for line in host if line.startswith("Stopped ")]
     assert stopped == [GUEST_UNIT, UNIT], host
-    assert not [line for line in host if "timed out" in line or "Killing" in line or "Failed" in line], host
+    # Of systemd's own words: the console of the guest is in there too, with failures of its own.
+    bad = ("State 'stop-sigterm' timed out", "with signal SIGKILL", "Failed with result")
+    assert not [line for line in host if any(words in line for words in bad)], host
 
     # A daemon that dies takes nobody with it.
     before = leader(machine)

@@ -19,6 +19,10 @@ from machined.bus.connection import Bus, system_bus_path
 from machined.bus.transport import BATCH, BusSocket, Writer, reader
 from machined.linux.fds import FdSet
 from tests.fakes.world import turns
+from tests.settled import descriptors
+
+# As long as a header, and of no byte order.
+RUBBISH = b"X\1\0\1" + bytes(12)
 
 
 class FakeBus:
@@ -131,10 +135,22 @@ class TestReader:
         read()
 
     async def test_rubbish_ends_the_connection(self, pair: tuple[BusSocket, BusSocket]) -> None:
-        pair[0].send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        pair[0].send(RUBBISH)
         errors: list[Exception] = []
         reader(pair[1], lambda m: pytest.fail("no message"), errors.append)()
         assert len(errors) == 1
+
+    async def test_what_is_too_large_is_dropped(
+        self, pair: tuple[BusSocket, BusSocket], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transport, "MAX_MESSAGE", 1000)
+        for serial, size in ((1, 10), (2, 5000), (3, 10)):
+            pair[0].send(bytes(message("x" * size, serial)._marshall(True)))
+        got: list[int] = []
+        read = reader(pair[1], lambda m: got.append(m.serial), lambda error: pytest.fail(str(error)))
+        for _ in range(3):
+            read()
+        assert got == [1, 3]
 
     async def test_the_end(self, pair: tuple[BusSocket, BusSocket]) -> None:
         pair[0].close()
@@ -159,14 +175,23 @@ class TestSocket:
             with FdSet(array.array("i", control[0][2])) as got:
                 assert len(got) == 200
 
-    def test_a_truncated_list_is_closed(
+    def test_of_a_truncated_list_none_is_kept(
         self, pair: tuple[BusSocket, BusSocket], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(transport, "MAX_FDS", 2)
         with FdSet(os.pipe()) as fds:
+            before = len(descriptors())
             socket.send_fds(pair[0], [b"x"], [fds.peek(0)] * 8)
-            with pytest.raises(OSError, match="truncated"):
-                pair[1].recvmsg(1, 100)
+            data, control, _, _ = pair[1].recvmsg(1, 100)
+            assert (data, list(control)) == (b"x", [])
+            assert len(descriptors()) == before
+
+    def test_budget(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        pair[1].budget = 10
+        pair[0].send(b"x" * 11)
+        assert pair[1].recvmsg(10)[0] == b"x" * 10
+        with pytest.raises(OSError, match="more than is allowed"):
+            pair[1].recvmsg(10)
 
 
 @pytest.fixture
@@ -215,7 +240,7 @@ class TestHostileGuest:
         bus, guest = guest_bus
         asking = asyncio.ensure_future(bus.request("x.y", "/", "x.y", "Z"))
         await turns()
-        guest.send(b"l\xff" + b"\xff" * 200)
+        guest.send(RUBBISH)
         with pytest.raises(ConnectionResetError):
             await asking
         assert bus.disconnected.done()
@@ -256,7 +281,7 @@ async def test_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         loop = asyncio.get_running_loop()
         await loop.sock_recv(guest, 4096)
         await loop.sock_sendall(guest, b"REJECTED EXTERNAL\r\n")
-        with pytest.raises(Exception, match="(?i)reject|auth"):
+        with pytest.raises(Exception, match=r"(?i)reject|auth"):
             await adopting
     assert sock.fileno() == -1
 

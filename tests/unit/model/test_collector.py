@@ -9,6 +9,7 @@ import pytest
 
 from machined.model.errors import ServiceManagerError
 from machined.model.machine import Phase
+from tests.fakes.sandbox import Sandbox
 from tests.fakes.systemd import NO_REPLY, raising
 from tests.fakes.world import World, turns
 
@@ -24,6 +25,10 @@ async def test_rules(host: World, leader_alive: bool, active: str | None, job: s
     """Up to 257 unit and job decide; from 258 on a living leader keeps its machine as well."""
     machine, leader = await host.register("web")
     leader.dead = not leader_alive
+    await turns()
+    machine.stopping = True  # nobody else takes it out meanwhile
+    host.systemd.known.pop(UNIT)
+    host.core.collector.held = True
     if active is not None:
         host.systemd.emit(UNIT, ActiveState=active)
     if job is not None:
@@ -48,8 +53,10 @@ async def test_a_unit_that_is_started_again_keeps_its_machine(host: World) -> No
 )
 async def test_no_answer_is_no_reason(host: World, method: str, error: ServiceManagerError) -> None:
     machine, leader = await host.register("web")
+    await turns()
     machine.scope_job = JOB
     leader.dead = True
+    host.systemd.known.pop(UNIT)
     host.systemd.hooks[method] = raising(error)
     assert not await host.core.collector.is_over(machine)
     machine.scope_job = ""
@@ -67,12 +74,30 @@ async def test_without_a_leader(host: World) -> None:
     assert await host.core.collector.is_over(machine)
 
 
-async def test_not_announced(host: World) -> None:
+async def test_nobody_is_taken_out_while_records_are_adopted(sandbox: Sandbox) -> None:
+    """Half of the facts are not in yet."""
+    host = World(sandbox, 257)
     host.systemd.emit(UNIT, ActiveState="active")
     machine, _ = await host.register("web")
-    machine.started = False
+    host.systemd.emit(UNIT, ActiveState="inactive")
+    host.systemd.remove(UNIT)
+    await turns(30)
+    assert host.core.registry.get("web") is machine
+    host.core.announce([])
+    await turns(30)
+    assert host.core.registry.get("web") is None
+    await host.core.close()
+
+
+@pytest.mark.parametrize("version", [257, 262], indirect=True)
+async def test_in_a_part_of_its_unit(host: World) -> None:
+    """The unit of a user goes on with what else is in it."""
+    host.systemd.emit("user@1.service", ActiveState="active")
+    machine, leader = await host.register("web", "user@1.service", uid=1)
+    machine.subgroup = "machine.slice/x.service/payload"
+    assert not await host.core.collector.is_over(machine)
+    leader.dead = True
     assert await host.core.collector.is_over(machine)
-    assert not await host.core.collector.is_over(machine, adopting=True)
 
 
 async def test_collects_when_the_unit_ends(host: World) -> None:
@@ -106,7 +131,8 @@ async def test_waits_for_the_stop_it_asked_for(host: World) -> None:
 )
 async def test_what_makes_it_look(host: World, event: str) -> None:
     _, leader = await host.register("web")
-    host.systemd.hooks["stop_unit"] = lambda *_: host.systemd.finish(host.systemd.last_job(), UNIT)
+    await turns()
+    host.systemd.known.pop(UNIT)
     match event:
         case "unit_removed":
             host.systemd.remove(UNIT)

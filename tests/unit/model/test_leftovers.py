@@ -13,7 +13,7 @@ from machined.linux.mounts import Mount
 from machined.model import leftovers
 from machined.model.images import Images
 from tests.fakes.sandbox import Sandbox
-from tests.fakes.world import World
+from tests.fakes.world import World, turns
 
 UNIT = "machine-web.service"
 
@@ -97,6 +97,7 @@ async def test_gone_with_the_unit(host: World, unmounted: list[str]) -> None:
     host.systemd.emit(UNIT, ActiveState="active")
     assert not unmounted
     host.systemd.remove(UNIT)
+    await turns()
     assert unmounted
 
 

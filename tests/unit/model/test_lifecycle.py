@@ -395,11 +395,20 @@ class TestStop:
 
     async def test_twice_at_once_is_one_job(self, host: World) -> None:
         machine, _ = await host.run("web")
-        first = await host.core.lifecycle.stop("web", StopMode.POWEROFF, WIDE)
-        second = await host.core.lifecycle.stop("web", StopMode.KILL, WIDE)
+        first = await host.core.lifecycle.stop("web", StopMode.TERMINATE, WIDE)
+        second = await host.core.lifecycle.stop("web", StopMode.POWEROFF, WIDE)
         assert first is second
         host.ends(machine)
         await ended(host, first)
+
+    async def test_a_harder_one_replaces_it(self, host: World) -> None:
+        machine, _ = await host.run("web")
+        host.systemd.hooks["kill_unit"] = lambda *_: host.ends(machine)
+        gentle = await host.core.lifecycle.stop("web", StopMode.POWEROFF, WIDE)
+        await turns()
+        hard = await host.core.lifecycle.stop("web", StopMode.KILL, WIDE)
+        assert gentle.result is Result.CANCELED
+        assert await ended(host, hard) == (Result.DONE, "")
 
     async def test_the_first_limit_is_for_a_start_too(self, host: World) -> None:
         """A guest that is on its way up and never registers is terminated in the end."""

@@ -17,12 +17,16 @@ UNIT = "machine-web.service"
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(readiness, "LATER", 0)
 
 
 @pytest.mark.parametrize(
     ("says", "expected"), [("running", State.RUNNING), ("degraded", State.DEGRADED), ("", State.RUNNING)]
 )
-async def test_nspawn_says_when_it_is_up(host: World, says: str, expected: State) -> None:
+async def test_nspawn_says_when_it_is_up(
+    host: World, monkeypatch: pytest.MonkeyPatch, says: str, expected: State
+) -> None:
+    monkeypatch.setattr(readiness, "PAUSES", (1000,))
     host.connector.guest = FakeGuest([says])
     host.systemd.emit(UNIT, ActiveState="activating", SubState="start")
     machine, leader = await host.register("web")

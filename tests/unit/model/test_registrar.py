@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -113,6 +114,8 @@ class TestRestartedUnit:
 
     async def test_a_dead_leader_of_another_unit_that_is_over(self, host: World) -> None:
         _, old = await host.register("web", "old.scope")
+        await turns()
+        host.systemd.known.pop("old.scope")
         old.dead = True
         machine, _ = await host.register("web", "new.scope")
         assert machine.unit == "new.scope"
@@ -186,6 +189,7 @@ class TestScope:
 
     async def test_the_word_that_the_job_is_over_overtakes_its_name(self, host: World) -> None:
         def at_once(unit: str, *_: Any) -> None:
+            host.systemd.emit(unit, ActiveState="active")
             host.systemd.finish(host.systemd.last_job(), unit)
 
         host.systemd.hooks["start_transient"] = at_once
@@ -331,7 +335,8 @@ class TestAdoption:
     async def test_taken_over(self, host: World) -> None:
         """The times stay, the record is written anew, and MachineNew comes when the daemon is ready."""
         host.sandbox.records.mkdir(exist_ok=True)
-        text = "NAME=old\nSCOPE=old.scope\nLEADER=2147483647\nCLASS=vm\nREALTIME=5\nMONOTONIC=6\nFUTURE=1\n"
+        host.sandbox.units[os.getpid()] = "old.scope"
+        text = f"SCOPE=old.scope\nLEADER={os.getpid()}\nCLASS=vm\nREALTIME=5\nMONOTONIC=6\nFUTURE=1\n"
         (host.sandbox.records / "old").write_text(text, encoding="utf-8")
         (host.sandbox.records / ".#oldx").touch()
         host.systemd.emit("old.scope", ActiveState="active")
@@ -357,7 +362,9 @@ class TestAdoption:
         assert heard == [], "nobody heard of it before"
 
     async def test_pid_1_does_not_tell(self, host: World) -> None:
-        (host.sandbox.records / "old").write_text("SCOPE=old.scope\nLEADER=2147483647\n", encoding="utf-8")
+        host.sandbox.units[os.getpid()] = "old.scope"
+        text = f"SCOPE=old.scope\nLEADER={os.getpid()}\n"
+        (host.sandbox.records / "old").write_text(text, encoding="utf-8")
         no_reply = ServiceManagerError("org.freedesktop.DBus.Error.NoReply", "busy")
         host.systemd.hooks["unit"] = raising(no_reply)
         host.systemd.hooks["units"] = raising(no_reply)
@@ -373,8 +380,6 @@ class TestAdoption:
 
 async def test_supervised_attachment_is_owned_once(host: World) -> None:
     """Descriptors of a request stay the caller's: registering closes none of them."""
-    import os
-
     read_end, write_end = os.pipe()
     with OwnedFd(read_end), OwnedFd(write_end) as mine:
         task = asyncio.ensure_future(

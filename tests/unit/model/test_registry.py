@@ -57,8 +57,12 @@ def test_by_unit(registry: Registry) -> None:
     ("leader_id", "asked", "found"), [(5, 5, True), (5, 6, False), (None, 6, True), (5, None, True)]
 )
 def test_by_leader(registry: Registry, leader_id: int | None, asked: int | None, found: bool) -> None:
-    web = machine("web", leader_pid=10, leader_id=leader_id)
+    web = machine("web")
+    web.set_leader(FakeProcess(10, leader_id))
     registry.add(web)
+    gone = machine("gone", leader_pid=12)
+    registry.add(gone)
+    assert registry.by_leader(FakeProcess(12)) is None, "its leader has gone, this is another process"
     assert registry.by_leader(FakeProcess(10, asked)) is (web if found else None)
     assert registry.by_leader(FakeProcess(11, asked)) is None
 

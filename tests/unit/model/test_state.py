@@ -141,7 +141,6 @@ def test_a_whole_life(web: Watched) -> None:
     web.unit("deactivating", "stop-sigterm")
     web.unregister()
     web.unit("inactive", "dead")
-    web.states.unit_removed(UNIT)
     assert web.path() == [STOPPING, STOPPED]
     web.states.stop_under_way("web", False)
     assert web.path() == []
@@ -169,7 +168,6 @@ def test_reboot_by_the_guest(web: Watched) -> None:
 def test_a_run_that_fails(web: Watched) -> None:
     web.unit("activating")
     web.unit("failed", "failed", result="exit-code")
-    web.states.unit_removed(UNIT)
     assert web.path() == [STARTING, FAILED]
     assert web.states.record("web").result == "exit-code"
     assert web.states.known() == ["web"]

@@ -102,25 +102,29 @@ def as_user(monkeypatch: pytest.MonkeyPatch) -> int:
     return 1000
 
 
+def on_disk(path: Path) -> bool:
+    return path.name in os.listdir(path.parent) if path.parent.is_dir() else False
+
+
 def registration(**more: Any) -> dict[str, Any]:
     return {"name": "web", "class": "container", **more}
 
 
 class TestSockets:
     async def test_own(self, client: VarlinkClient, path: Path) -> None:
-        assert path.stat().st_mode & 0o777 == 0o666
-        assert path.parent.stat().st_mode & 0o777 == 0o755
+        assert os.stat(path).st_mode & 0o777 == 0o666
+        assert os.stat(path.parent).st_mode & 0o777 == 0o755
 
     async def test_a_stale_one_is_replaced(self, host: World, authority: FakeAuthority, path: Path) -> None:
-        path.parent.mkdir()
-        path.touch()
+        os.mkdir(path.parent)
+        os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC))
         service = VarlinkService(host.core, authority)
         await service.start({})
         made = await VarlinkClient.connect(path)
         assert "interfaces" in (await made.call("org.varlink.service.GetInfo"))["parameters"]
         made.close()
         await service.close()
-        assert not path.exists()
+        assert not on_disk(path)
 
     async def test_from_pid_1(
         self, host: World, authority: FakeAuthority, path: Path, tmp_path: Path
@@ -135,12 +139,12 @@ class TestSockets:
         await service.start({"varlink": [passed.detach()], "other": [stray.detach()]})
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)
-        assert not path.exists()
+        assert not on_disk(path)
         made = await VarlinkClient.connect(tmp_path / "passed")
         await made.call("org.varlink.service.GetInfo")
         made.close()
         await service.close()
-        assert (tmp_path / "passed").exists(), "it is PID 1's"
+        assert on_disk(tmp_path / "passed"), "it is PID 1's"
 
     async def test_info(self, client: VarlinkClient) -> None:
         info = (await client.call("org.varlink.service.GetInfo"))["parameters"]
@@ -418,20 +422,15 @@ class TestList:
     async def test_one(self, host: World, client: VarlinkClient) -> None:
         machine, leader = await host.register("web", service="x", root_directory="/tree")
         reply = await client.call(M + "List", {"name": "web"})
-        assert (
-            reply["parameters"]
-            == {
-                "name": "web",
-                "id": "",
-                "class": "container",
-                "service": "x",
-                "rootDirectory": "/tree",
-                "unit": UNIT,
-                "leader": {"pid": leader.pid},
-                "timestamp": {"realtime": machine.realtime, "monotonic": machine.monotonic},
-            }
-            or "id" not in reply["parameters"]
-        )
+        assert reply["parameters"] == {
+            "name": "web",
+            "class": "container",
+            "service": "x",
+            "rootDirectory": "/tree",
+            "unit": UNIT,
+            "leader": {"pid": leader.pid},
+            "timestamp": {"realtime": machine.realtime, "monotonic": machine.monotonic},
+        }
         assert "continues" not in reply
 
     @pytest.mark.parametrize("version", [262], indirect=True)
