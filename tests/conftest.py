@@ -42,8 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # `settled` collects garbage after each test: what the collection made is there to stay.
     gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_logfinish() -> None:
+    # `settled` has collected the garbage of the test; what is left stays, and need not be looked at again.
     gc.freeze()
 
 

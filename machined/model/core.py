@@ -124,8 +124,13 @@ class Core:
             self._clean_after(machine.unit)
 
     def unit_removed(self, name: str) -> None:
-        """PID 1 forgot a unit, as it does with every unit at a reload: a hint to look, no more."""
-        if self.states.wants(name):
+        """PID 1 forgot a unit, as it does with every unit at a reload: a hint to look, no more.
+
+        To look at a unit that is not there makes PID 1 load and forget it again: what is known to be down is
+        left alone.
+        """
+        unit = self.states.tracked(name)
+        if unit is not None and unit.is_up:
             # A look that is under way may have its answer already, and this is newer.
             self._events[name] += 1
             self.look_at(name)

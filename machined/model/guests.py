@@ -101,8 +101,9 @@ class Guests:
                 fields = known
         except (MachineError, OSError, TimeoutError) as error:
             log.debug("Machine '%s' does not tell its OS: %s", machine.name, error)
-            # A listing does not ask again for as long as the machine runs; who asks for it alone does.
-            machine.os_release = machine.os_release or {}
+            if isinstance(error, TimeoutError):
+                # It hangs whoever asks: a listing does not ask again, who wants just this still may.
+                machine.os_release = machine.os_release or {}
         try:
             async with asyncio.timeout(LISTING_TIMEOUT):
                 found = [netlink.text(address) for address in await self.addresses(machine)]

@@ -218,6 +218,12 @@ class Lifecycle:
 
         def holds() -> bool:
             state = self._states.get(name)
+            if condition == State.RUNNING and state is State.FAILED and self._jobs.of_machine(name) is None:
+                raise MachineError(
+                    Problem.NOT_RUNNING,
+                    f"Machine '{name}' has failed ('{self._states.record(name).result}') and does not "
+                    f"come up. See 'journalctl -u {unit_of_machine(name)}'.",
+                )
             if condition == State.RUNNING:
                 return state.is_up()
             return state.is_down() if condition == State.STOPPED else state == condition

@@ -12,7 +12,7 @@ from dbus_fast import Message, MessageFlag, MessageType, Variant
 
 from machined.bus.connection import RemoteError
 from machined.bus.names import ROOT, SERVICE
-from machined.bus.transport import reader
+from machined.bus.transport import BusSocket, reader
 from machined.linux.fds import FdSet
 from machined.linux.process import PidRef
 from tests.fakes.service import MACHINE, Client, Served
@@ -41,7 +41,7 @@ class Ordered(Client):
             self.order.append(kinds.get(message.message_type) or message.member or "")
             process(message)
 
-        assert client.bus._sock is not None
+        assert isinstance(client.bus._sock, BusSocket)
         asyncio.get_running_loop().add_reader(
             client.bus._sock.fileno(), reader(client.bus._sock, look, client.bus.lost)
         )

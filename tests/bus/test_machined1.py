@@ -343,6 +343,21 @@ class TestAutostart:
         assert (await own.get_all(WEB, OWN_MACHINE))["Enabled"] is True
 
 
+async def test_who_only_waits_and_leaves(service: Served) -> None:
+    """Nothing is kept for a caller that has left."""
+    service.sandbox.image("web")
+    other = await service.connect()
+    waiting = asyncio.ensure_future(
+        other.call("WaitMachine", "sst", "web", "running", 0, interface=OWN_MANAGER)
+    )
+    await service.waits_for("web")
+    other.bus.close()
+    with pytest.raises(ConnectionResetError):
+        await waiting
+    await service.idle()
+    assert service.core.states._waiters == {}
+
+
 async def test_login_with_a_type_of_terminal(service: Served, own: Own) -> None:
     given = {"term": Variant("s", "xterm"), "rows": Variant("u", 50), "columns": Variant("u", 132)}
     body, fds = await own.call_with_fds("OpenLogin", "sa{sv}", ".host", given, interface=OWN_MANAGER)

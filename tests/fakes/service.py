@@ -192,6 +192,18 @@ class Served:
         await self.core.states.wait_until(name, lambda: self.core.states.get(name).is_up())
         return found
 
+    async def waits_for(self, name: str) -> None:
+        """Return when somebody waits for a machine."""
+        async with asyncio.timeout(10):
+            while not self.core.states._waiters.get(name):
+                await self.client.call("Ping", interface="org.freedesktop.DBus.Peer")
+
+    async def idle(self) -> None:
+        """Return when no call is under way."""
+        async with asyncio.timeout(10):
+            while self.service.dispatcher._tasks:
+                await self.bus.request(DBUS, DBUS_PATH, DBUS, "GetId")
+
 
 _ACTIVE = {
     "ActiveState": "active",

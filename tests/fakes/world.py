@@ -42,7 +42,7 @@ class World:
         return process
 
     async def register(self, name: str, unit: str = "", **more: Any) -> tuple[Machine, FakeProcess]:
-        """A registered container with a leader in `unit` (by default ours), which is up if nobody said else."""
+        """A registered container with a leader in `unit` (by default ours), up unless the test said else."""
         unit = unit or unit_of_machine(name)
         self.systemd.known.setdefault(unit, Unit(unit, "active", "running", "success"))
         leader = self.process(unit)

@@ -29,7 +29,7 @@ async def test_nspawn_says_when_it_is_up(
     monkeypatch.setattr(readiness, "PAUSES", (1000,))
     host.connector.guest = FakeGuest([says])
     host.systemd.emit(UNIT, ActiveState="activating", SubState="start")
-    machine, leader = await host.register("web")
+    _, leader = await host.register("web")
     host.systemd.emit(UNIT, ActiveState="active", StatusText="Container running.")
     await turns()
     assert host.core.states.get("web") is State.STARTING
@@ -37,7 +37,7 @@ async def test_nspawn_says_when_it_is_up(
     host.systemd.emit(UNIT, StatusText=GUEST_READY)
     await turns()
     assert host.core.states.get("web") is expected
-    assert host.connector.leaders == [machine.leader]
+    assert [ref.pid for ref in host.connector.leaders if ref is not None] == [leader.pid]
     assert host.connector.guest.closed
     assert leader.signals == []
 
