@@ -30,7 +30,7 @@ def login(context: Context, arguments: list[str]) -> int:
     try:
         pty, _ = _open_login(bus, name)
     except BusError as error:
-        raise context.failure(error, "Failed to get login PTY") from error
+        raise context.failure(error, f"Failed to get login PTY of machine '{name}'") from error
     context.end_agent()
     forwarder: Forwarder
 
@@ -70,7 +70,7 @@ def shell(context: Context, arguments: list[str]) -> int:
             reply="hs", timeout=ASKING_TIMEOUT,
         )  # fmt: skip
     except BusError as error:
-        raise context.failure(error, "Failed to get shell PTY") from error
+        raise context.failure(error, f"Failed to get shell PTY of machine '{name}'") from error
     context.end_agent()
     died: list[str] = []
 

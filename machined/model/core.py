@@ -75,6 +75,7 @@ class Core:
             if await self.collector.is_over(machine):
                 log.info("Machine '%s' ended while nobody watched", machine.name)
                 self.registrar.finalize(machine)
+                self._clean_after(machine.unit)
             elif machine.scope_job and not await self._job_exists(machine.scope_job):
                 machine.scope_job = ""
         try:
@@ -155,8 +156,8 @@ class Core:
                 return
 
     def _clean_after(self, unit: str) -> None:
-        """Take away what a killed nspawn of ours left; the unit does it as well, on hosts where it can."""
-        name = machine_of_unit(unit)
+        """Take away what a killed nspawn left; the unit does it as well, where it can (257's cannot)."""
+        name = machine_of_unit(unit) or _of_template(unit)
         if name is None or not is_machine_name(name) or self.registry.get(name) is not None:
             return
         try:
@@ -188,3 +189,10 @@ def _machine_id() -> bytes:
         return bytes.fromhex(Path("/etc/machine-id").read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         return b""
+
+
+def _of_template(unit: str) -> str | None:
+    """The machine of an instance of the stock template."""
+    if unit.startswith("systemd-nspawn@") and unit.endswith(".service"):
+        return unit.removeprefix("systemd-nspawn@").removesuffix(".service")
+    return None

@@ -164,7 +164,7 @@ class Driver:
     def clear(self, name: str) -> None:
         """End everything that a test may have begun with an image."""
         self.ctl("disable", name, check=False)
-        self.call("StopMachine", "sa{sv}", name, "1", "mode", "s", "kill", check=False)
+        self.call("StopMachine", "sa{sv}", name, "1", "mode", "s", "terminate", check=False)
         self.call("WaitMachine", "sst", name, "stopped", "30000000", check=False)
         for unit in (f"systemd-nspawn@{name}.service", f"machine-{name}.service"):
             self.host.run(["systemctl", "stop", unit], check=False)

@@ -25,8 +25,8 @@ def test_invalid_names(manager: Peer, client: Client, verb: str) -> None:
         ("status", "GetMachine", "Could not get path to machine: No machine 'x' known"),
         ("show", "GetMachine", "Could not get path to machine: No machine 'x' known"),
         ("kill", "KillMachine", "Could not kill machine 'x': No machine 'x' known"),
-        ("login", "OpenMachineLogin", "Failed to get login PTY: No machine 'x' known"),
-        ("shell", "OpenMachineShell", "Failed to get shell PTY: No machine 'x' known"),
+        ("login", "OpenMachineLogin", "Failed to get login PTY of machine 'x': No machine 'x' known"),
+        ("shell", "OpenMachineShell", "Failed to get shell PTY of machine 'x': No machine 'x' known"),
     ],
 )
 def test_unknown_machine(manager: Peer, client: Client, verb: str, member: str, message: str) -> None:
@@ -107,7 +107,7 @@ def test_a_guest_without_a_bus(manager: Peer, client: Client, verb: str) -> None
     result = client(verb, "box")
     assert result.status == 1
     assert result.err.startswith(
-        f"Failed to get {verb} PTY: {text}\nA login or a shell is started by the guest's"
+        f"Failed to get {verb} PTY of machine 'box': {text}\nA login or a shell is started by the guest's"
     )
 
 
