@@ -60,6 +60,9 @@ class Core:
         # Events of each unit, to tell an answer of PID 1 that they have overtaken.
         self._events: Counter[str] = Counter()
         self._looks: set[asyncio.Task[None]] = set()
+        # Units that are being looked at, and those of them that PID 1 forgot meanwhile.
+        self._looking: Counter[str] = Counter()
+        self._forgotten: set[str] = set()
         self.registry.on_removed.append(self._machine_removed)
 
     @property
@@ -135,6 +138,9 @@ class Core:
             # A look that is under way may have its answer already, and this is newer.
             self._events[name] += 1
             self.look_at(name)
+        elif unit is None and self._looking[name]:
+            # The first look at it may have its answer already, and say that it is up.
+            self._forgotten.add(name)
 
     def look_at(self, unit: str) -> None:
         """Ask PID 1 for a unit soon."""
@@ -144,16 +150,22 @@ class Core:
 
     async def look(self, name: str) -> None:
         """Take over how a unit is now, unless an event says something newer meanwhile."""
-        for _ in range(LOOKS):
-            events = self._events[name]
-            try:
+        self._looking[name] += 1
+        try:
+            for _ in range(LOOKS):
+                events = self._events[name]
+                self._forgotten.discard(name)
                 unit = await self.systemd.unit(name)
-            except ServiceManagerError as error:
-                log.debug("PID 1 does not tell of unit '%s', ignoring: %s", name, error)
-                return
-            if self._events[name] == events:
-                self._unit_is(unit)
-                return
+                if self._events[name] == events and not (unit.is_up and name in self._forgotten):
+                    self._unit_is(unit)
+                    return
+        except ServiceManagerError as error:
+            log.debug("PID 1 does not tell of unit '%s', ignoring: %s", name, error)
+        finally:
+            self._looking[name] -= 1
+            if not self._looking[name]:
+                del self._looking[name]
+                self._forgotten.discard(name)
 
     def _clean_after(self, unit: str) -> None:
         """Take away what a killed nspawn left; the unit does it as well, where it can (257's cannot)."""

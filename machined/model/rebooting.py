@@ -10,7 +10,7 @@ from typing import Final
 
 from machined.linux import process
 from machined.linux.process import PidRef
-from machined.model.errors import MachineError, Problem
+from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.jobs import JobTimeoutError
 from machined.model.machine import Machine
 from machined.model.ports import ServiceManager
@@ -49,6 +49,7 @@ class Rebooting:
                     raise MachineError(
                         Problem.NOT_RUNNING, f"Machine '{name}' ended before it could be rebooted."
                     )
+                await self._forgive_starts(unit_name)
                 supervisor = _supervisor(machine)
                 await self._stopping.signal_init(machine, REBOOT_SIGNAL)
                 await self._back_or_gone(machine, unit_name, supervisor)
@@ -68,6 +69,14 @@ class Rebooting:
         except TimeoutError:
             raise too_late from None
         return self._after_reboot(name, unit_name) or "It did not reboot in time and its unit was restarted."
+
+    async def _forgive_starts(self, unit_name: str) -> None:
+        """Every reboot is a start of the unit: one that was asked for must not use up its start limit."""
+        if unit_name.endswith(".service"):
+            try:
+                await self._systemd.reset_failed(unit_name)
+            except ServiceManagerError as error:
+                log.debug("Cannot reset the start limit of '%s', ignoring: %s", unit_name, error)
 
     async def _back_or_gone(self, old: Machine, unit_name: str, supervisor: PidRef | None) -> None:
         """Wait until a machine has registered anew, or has ended for good.

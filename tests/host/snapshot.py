@@ -4,8 +4,8 @@
 import dataclasses
 from typing import Self
 
-# Every line is "KIND VALUE". machine.slice itself stays once it was used, and may; sessions of the host's own
-# users come and go (/run/user).
+# Every line is "KIND VALUE". machine.slice itself stays once it was used, and may; sessions of the host's
+# own users come and go (/run/user).
 SCRIPT = r"""
 awk '$5 !~ "^/run/user/" {print "mount", $5}' /proc/1/mountinfo
 ip -o link | awk -F': ' '{sub(/@.*/, "", $2); print "link", $2}'

@@ -71,6 +71,17 @@ def test_reboot_from_outside(managed: Driver, machine: str) -> None:
     assert managed.leader(machine) != before
 
 
+def test_reboots_in_a_row(managed: Driver, machine: str) -> None:
+    """More of them, and faster, than the start limit of a unit allows by itself."""
+    managed.start(machine)
+    seen = {managed.leader(machine)}
+    for _ in range(8):
+        managed.ctl("reboot", machine)
+        seen.add(managed.leader(machine))
+    assert len(seen) == 9
+    assert managed.wait(machine, "running") == "running"
+
+
 def test_reboot_from_inside(managed: Driver, machine: str) -> None:
     managed.start(machine)
     before = managed.leader(machine)

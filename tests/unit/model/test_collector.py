@@ -184,3 +184,27 @@ async def test_gone_while_pid_1_was_asked(host: World) -> None:
     answer.set()
     await turns(30)
     assert host.core.registry.get("web") is again
+
+
+async def test_the_unit_goes_while_it_is_looked_at(host: World) -> None:
+    """The answer says that it is up, and the word that it has gone is processed before the answer."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+    looks = 0
+
+    async def slowly(name: str) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            asked.set()
+            await answer.wait()
+        else:
+            host.systemd.known.pop(UNIT, None)
+
+    host.systemd.hooks["unit"] = slowly
+    await host.register("web")
+    await asked.wait()
+    host.core.unit_removed(UNIT)
+    answer.set()
+    await turns(30)
+    assert looks > 1
+    assert host.core.registry.get("web") is None
