@@ -212,6 +212,9 @@ class Dispatcher:
                 raise Refusal("AccessDenied", f"Access to {table.name}.{row.name}() not permitted.")
             target = await find(call)
             if target is None:
+                if interface:
+                    # The object may be there by another interface of ours: not for this one.
+                    raise unknown_object(path)
                 continue
             return row.out_signature, await self._invoke(call, table, row, target)
         if not found:
@@ -306,6 +309,9 @@ class Dispatcher:
                 f"Invalid arguments '{signature}' to call {PROPERTIES}.{member}(), expecting '{expected}'.",
             )
         name = call.message.body[0]
+        served = {table.name for table, _ in targets}
+        if name not in served and any(table.name == name for table, _ in self._tables(path)):
+            raise unknown_object(path)
         if member == "GetAll":
             return "a{sv}", [self._all(call, targets, name)]
         wanted = call.message.body[1]

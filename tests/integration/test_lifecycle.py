@@ -170,6 +170,18 @@ def test_degraded(managed: Driver, fresh_machine: str) -> None:
     assert managed.wait(machine, "running") == "degraded"
 
 
+def test_object_of_a_stopped_machine(managed: Driver, machine: str) -> None:
+    """It is there by our interface; by machine1's it is as unknown as with the stock daemon."""
+    path = f"{ROOT}/machine/{bus_label_escape(machine)}"
+    assert managed.get(path, "org.machined1.Machine", "State") == "stopped"
+    for words in (
+        ["get-property", NAME, path, f"{NAME}.Machine", "Name"],
+        ["call", NAME, path, f"{NAME}.Machine", "GetOSRelease"],
+    ):
+        done = managed.host.run(["busctl", *words], check=False)
+        assert "Unknown object" in done.stderr
+
+
 def test_wait_has_a_limit(managed: Driver, machine: str) -> None:
     done = managed.ctl("wait", machine, "--for=running", "--timeout=1", check=False)
     assert done.returncode == 1
