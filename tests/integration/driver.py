@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -94,6 +94,15 @@ class Driver:
                 yield map(json.loads, watcher.stdout)
             finally:
                 watcher.kill()
+
+    @contextmanager
+    def background(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+        """A program that runs beside the block and never outlives it, however that ends."""
+        with self.host.popen(argv) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     # -- questions -----------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def test_image_is_locked(managed: Driver, refused: Refused, machine: str) -> Non
     """Used under another name and without registration: only the lock tells."""
     command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "-M", unique_name()]
     tree = f"/var/lib/machines/{machine}"
-    with managed.host.popen(
+    with managed.background(
         [
             *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", *command, "-D", tree),
             *("sh", "-c", "echo ready; exec sleep 300"),

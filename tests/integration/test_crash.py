@@ -29,7 +29,7 @@ def test_daemon_is_killed_again_and_again(managed: Driver, machine: str) -> None
 @pytest.mark.parametrize("moment", [0.0, 0.03, 0.08, 0.2])
 def test_daemon_is_killed_during_a_start(managed: Driver, machine: str, moment: float) -> None:
     """PID 1 goes on with the start; nspawn waits for the daemon that the bus starts anew."""
-    with managed.host.popen(["/usr/local/bin/machinectl", "start", machine]) as client:
+    with managed.background(["/usr/local/bin/machinectl", "start", machine]) as client:
         managed.host.run(["sleep", str(moment)])
         kill_daemon(managed)
         client.communicate(timeout=90)
@@ -45,7 +45,7 @@ def test_daemon_is_killed_during_a_start(managed: Driver, machine: str, moment: 
 
 def test_daemon_is_killed_during_a_stop(managed: Driver, machine: str) -> None:
     managed.start(machine)
-    with managed.host.popen(["/usr/local/bin/machinectl", "poweroff", machine]) as client:
+    with managed.background(["/usr/local/bin/machinectl", "poweroff", machine]) as client:
         managed.host.run(["sleep", "0.05"])
         kill_daemon(managed)
         client.communicate(timeout=90)

@@ -15,7 +15,7 @@ def test_three_ways_side_by_side(managed: Driver, machine: str) -> None:
     by_hand, by_template = unique_name(), unique_name()
     for name in (by_hand, by_template):
         managed.host.add_guest(name)
-    with managed.host.popen(
+    with managed.background(
         ["systemd-nspawn", "--quiet", f"--machine={by_hand}", "-bD", f"/var/lib/machines/{by_hand}"]
     ) as nspawn:
         managed.host.run(["systemctl", "start", f"systemd-nspawn@{by_template}"])
@@ -34,7 +34,7 @@ def test_three_ways_side_by_side(managed: Driver, machine: str) -> None:
 
 
 def test_reboot_of_a_machine_in_a_scope(managed: Driver, machine: str) -> None:
-    with managed.host.popen(
+    with managed.background(
         ["systemd-nspawn", "--quiet", f"--machine={machine}", "-bD", f"/var/lib/machines/{machine}"]
     ) as nspawn:
         managed.host.run(["busctl", "call", NAME, ROOT, "org.freedesktop.DBus.Peer", "Ping"])
@@ -57,8 +57,9 @@ def wait_registered(managed: Driver, name: str) -> None:
 def test_create_machine_makes_a_scope(managed: Driver) -> None:
     """A process of no unit is put in a scope and followed to its end, as libvirt and nspawn 257 want it."""
     name = unique_name()
-    with managed.host.popen(["sleep", "300"]) as process:
-        pid = managed.host.run(["pgrep", "--newest", "--exact", "sleep"]).stdout.strip()
+    with managed.background(["sh", "-c", "echo $$; exec sleep 300"]) as process:
+        assert process.stdout is not None
+        pid = process.stdout.readline().strip()
         managed.host.run(
             [
                 *(

@@ -209,7 +209,7 @@ def test_output_is_not_lost_when_input_ends(managed: Driver, running: str) -> No
 
 def test_a_client_that_is_killed_restores_nothing_but_harms_nobody(managed: Driver, running: str) -> None:
     command = [OURS, "shell", running, "/bin/sleep", "1000"]
-    with managed.host.popen(command) as client:
+    with managed.background(command) as client:
         wait_for_sleep(managed, there=True)
         client.kill()
     wait_for_sleep(managed, there=False)
