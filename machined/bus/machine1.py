@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from machined.bus import operations
 from machined.bus.call import Call
-from machined.bus.manager1 import machine_of_process
 from machined.bus.vtable import Access, Emits, Interface, Property, method, prop
 from machined.linux.escape import bus_label_escape
 from machined.model.core import Core
@@ -27,7 +26,7 @@ def finder(core: Core) -> Callable[[Call, str], Any]:
         except ProcessLookupError:
             return None
         with process:
-            return await machine_of_process(core, process)
+            return core.registry.of_process(process)
 
     def find(call: Call, label: str) -> Any:
         return of_caller(call) if label == SELF else core.registry.get(label)

@@ -10,12 +10,10 @@ from machined.bus import operations, registration
 from machined.bus.call import Call
 from machined.bus.names import image_path, machine_path
 from machined.bus.vtable import Access, Emits, Interface, method, prop, signal
-from machined.linux import cgroup
 from machined.linux.process import PidRef
 from machined.model.core import Core
 from machined.model.errors import MachineError, Problem, no_such_image
 from machined.model.images import POOL, UNKNOWN
-from machined.model.machine import Machine
 
 
 def _get_machine(call: Call, core: Core, name: str) -> str:
@@ -28,26 +26,13 @@ def _get_image(call: Call, core: Core, name: str) -> str:
     return image_path(name)
 
 
-async def machine_of_process(core: Core, process: PidRef) -> Machine | None:
-    """The machine that a process is the leader of or that runs in the unit of."""
-    machine = core.registry.by_leader(process)
-    if machine is not None:
-        return machine
-    try:
-        unit = cgroup.unit_of(process.pid)
-    except OSError:
-        return None
-    machines = core.registry.by_unit(unit) if unit else []
-    return machines[0] if machines else None
-
-
 async def _get_machine_by_pid(call: Call, core: Core, pid: int) -> str:
     try:
         process = await call.process() if pid == 0 else PidRef.open(pid)
     except (ProcessLookupError, OverflowError):
         raise _no_machine(pid) from None
     with process:
-        machine = await machine_of_process(core, process)
+        machine = core.registry.of_process(process)
         if machine is None:
             raise _no_machine(process.pid)
     return machine_path(machine.name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from machined.linux import cgroup
 from machined.linux.process import PidRef
 from machined.model.errors import MachineError, Problem, no_such_machine
 from machined.model.machine import Machine
@@ -58,6 +59,17 @@ class Registry:
                 same = machine.leader_id is None or process.id is None or machine.leader_id == process.id
                 return machine if same else None
         return None
+
+    def of_process(self, process: PidRef) -> Machine | None:
+        """The machine that a process leads, or in whose unit it is where that is the machine's alone."""
+        machine = self.by_leader(process)
+        if machine is not None:
+            return machine
+        try:
+            unit = cgroup.unit_of(process.pid)
+        except OSError:
+            return None
+        return next((m for m in self.by_unit(unit or "") if not m.subgroup), None)
 
     @contextmanager
     def reserved(self, name: str) -> Iterator[None]:

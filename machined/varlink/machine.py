@@ -71,7 +71,7 @@ class Handlers:
             found = self._core.registry.find(name)
         if "pid" in given:
             with self._process(call, given["pid"]) as meant:
-                of_process = self._core.registry.by_leader(meant)
+                of_process = self._core.registry.of_process(meant)
             if of_process is None or (found is not None and of_process is not found):
                 raise no_such_machine(str(given["pid"]["pid"]))
             found = of_process

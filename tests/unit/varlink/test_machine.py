@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from machined.linux import cgroup
 from machined.linux.fds import OwnedFd
 from machined.linux.process import PidRef
 from machined.model.errors import MachineError, Problem
@@ -400,8 +401,6 @@ class TestManaging:
         [
             ({"name": "gone"}, M + "NoSuchMachine"),
             ({}, M + "NoSuchMachine"),
-            ({"name": "web", "pid": {"pid": OWN}}, M + "NoSuchMachine"),
-            ({"pid": {"pid": OWN}}, M + "NoSuchMachine"),
             ({"name": "a_b"}, "org.varlink.service.InvalidParameter"),
             ({"pid": 5}, "org.varlink.service.InvalidParameter"),
         ],
@@ -411,6 +410,17 @@ class TestManaging:
     ) -> None:
         await host.register("web")
         assert (await client.call(M + "Unregister", given))["error"] == error
+
+    @pytest.mark.parametrize("name", [{}, {"name": "web"}])
+    async def test_by_a_process_in_its_unit(
+        self, host: World, client: VarlinkClient, monkeypatch: pytest.MonkeyPatch, name: dict[str, str]
+    ) -> None:
+        await host.register("web")
+        given = {**name, "pid": {"pid": OWN}}
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(cgroup, "unit_of", lambda pid: "other.service")
+            assert (await client.call(M + "Unregister", given))["error"] == M + "NoSuchMachine"
+        assert await client.call(M + "Unregister", given) == {"parameters": {}}
 
     async def test_by_pid(self, host: World, client: VarlinkClient) -> None:
         await client.call(M + "Register", registration())
