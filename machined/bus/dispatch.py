@@ -333,15 +333,12 @@ class Dispatcher:
             and all(t.name != name for t, _ in targets)
         ):
             raise Refusal("UnknownInterface", f"Unknown interface '{name}'.")
-        values: dict[str, Variant] = {}
-        for table, target in targets:
-            if name and table.name != name:
-                continue
-            for row in table.properties():
-                # Two interfaces may use one name: the contract's own comes first and stays.
-                if row.name not in values:
-                    values[row.name] = Variant(row.type, row.getter(call, target))
-        return values
+        return {
+            row.name: Variant(row.type, row.getter(call, target))
+            for table, target in targets
+            if table.name == name or not (name or table.extra)
+            for row in table.properties()
+        }
 
     async def _set(self, call: Call, table: Interface, row: Property, target: Any, value: Variant) -> None:
         if row.setter is None:

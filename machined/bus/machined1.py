@@ -304,6 +304,7 @@ MANAGER: Final = Interface(
             doc="The state of a machine has changed, registered or not.",
         ),
     ),
+    extra=True,
 )
 
 JOB: Final = Interface(
@@ -421,7 +422,7 @@ def machine_table(core: Core) -> Interface:
             doc="See org.machined1.Manager.WaitMachine.",
         ),
     )
-    return Interface("org.machined1.Machine", rows)
+    return Interface("org.machined1.Machine", rows, extra=True)
 
 
 def machine_finder(core: Core, registered: Callable[[Call, str], Any]) -> Callable[[Call, str], Any]:

@@ -147,10 +147,15 @@ def signal(name: str, args: str, *, since: int = 0, doc: str = "") -> Signal:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An interface's table. `for_version` leaves out the rows that a host's systemd does not have."""
+    """An interface's table. `for_version` leaves out the rows that a host's systemd does not have.
+
+    `extra` marks what is ours on an object of machine1: GetAll of all interfaces at once leaves it out, as
+    the stock tools print whatever comes.
+    """
 
     name: str
     rows: tuple[Row, ...]
+    extra: bool = False
     _methods: dict[str, Method] = field(init=False, repr=False, compare=False)
     _properties: dict[str, Property] = field(init=False, repr=False, compare=False)
 

@@ -27,19 +27,18 @@ WEB = ROOT + "/machine/web"
 class TestProperties:
     async def test_all_of_the_manager(self, client: Client) -> None:
         values = await client.get_all(ROOT)
-        assert list(values) == ["PoolPath", "PoolUsage", "PoolLimit", "Version"]
+        assert list(values) == ["PoolPath", "PoolUsage", "PoolLimit"]
         assert values["PoolPath"] == "/var/lib/machines"
         assert values["PoolUsage"] == values["PoolLimit"] == 2**64 - 1
 
     @pytest.mark.parametrize("version", [257, 262], indirect=True)
-    async def test_all_is_the_union(self, service: Served) -> None:
+    async def test_all_is_what_machine1_has(self, service: Served) -> None:
         machine, _ = await service.running("web")
         service.core.states.guest_says(machine, State.DEGRADED)
         values = await service.client.get_all(WEB)
         parts = [await service.client.get_all(WEB, name) for name in (MACHINE, OWN_MACHINE)]
-        assert values == parts[1] | parts[0]
+        assert values == parts[0], "the stock tools ask like this and print whatever comes"
         assert parts[1]["State"] == "degraded"
-        assert values["State"] == "running", "where both have a name, tools of machine1 get what they know"
         names = [
             "Name",
             "Id",

@@ -268,7 +268,8 @@ class TestStates:
 
     async def test_a_stopped_image_has_an_object(self, service: Served, own: Own) -> None:
         tree = service.sandbox.image("web")
-        values = await own.get_all(WEB)
+        assert await own.get_all(WEB) == {}
+        values = await own.get_all(WEB, OWN_MACHINE)
         assert values == {
             "State": "stopped",
             "StateTimestamp": 0,
