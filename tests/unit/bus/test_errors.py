@@ -9,7 +9,7 @@ from dbus_fast import Variant
 
 from machined.bus.connection import RemoteError
 from machined.bus.errors import errno_name, problem_name, wire_error
-from machined.bus.machined1 import options
+from machined.bus.verbs import options
 from machined.model.errors import MachineError, Problem, ServiceManagerError
 
 DBUS = "org.freedesktop.DBus.Error."
