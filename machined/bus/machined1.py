@@ -41,7 +41,7 @@ MANAGER: Final = Interface(
             verbs.list_all,
             doc=(
                 "Every machine known in one answer (a guest is asked once, with a time limit): name, "
-                "class, service, state, OS id, OS version, addresses (IPv4 first), if it starts with the host, "
+                "class, service, state, OS id, OS version, addresses (IPv4 first), enabled, "
                 "unit. Stopped images and failed starts are in it too. No options."
             ),
         ),
