@@ -51,8 +51,8 @@ class Rebooting:
                     )
                 await self._forgive_starts(unit_name)
                 supervisor = _supervisor(machine)
-                await self._stopping.signal_init(machine, REBOOT_SIGNAL)
-                await self._back_or_gone(machine, unit_name, supervisor)
+                async with self._stopping.signalled(machine, REBOOT_SIGNAL):
+                    await self._back_or_gone(machine, unit_name, supervisor)
                 return self._after_reboot(name, unit_name)
         except TimeoutError:
             log.warning("Machine '%s' did not reboot within %g s, starting its unit again", name, limit)

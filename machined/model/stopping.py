@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -28,6 +30,10 @@ POWEROFF_SIGNAL: Final = signal.SIGRTMIN + 4
 POWEROFF_TIMEOUT: Final = 90.0
 TERMINATE_TIMEOUT: Final = 30.0
 KILL_TIMEOUT: Final = 15.0
+# Between looks at an init that does not listen yet, and between signals to one that goes on.
+FIRST_LOOK: Final = 0.01
+LAST_LOOK: Final = 0.25
+SIGNAL_AGAIN: Final = 5.0
 
 
 class StopMode(StrEnum):
@@ -98,8 +104,8 @@ class Stopping:
             async with asyncio.timeout(limit):
                 machine = await self.registered(name, unit_name)
                 if machine is not None:
-                    await self.signal_init(machine, POWEROFF_SIGNAL)
-                    await self._states.wait_until(name, lambda: self.is_gone(name, unit_name))
+                    async with self.signalled(machine, POWEROFF_SIGNAL):
+                        await self._states.wait_until(name, lambda: self.is_gone(name, unit_name))
         except TimeoutError:
             raise JobTimeoutError(f"Machine '{name}' did not power off within {limit:g} s.") from None
 
@@ -110,21 +116,34 @@ class Stopping:
         )
         return self._registry.get(name)
 
-    async def signal_init(self, machine: Machine, signo: int) -> None:
-        """Signal the leader once it listens: the kernel drops what a namespace's init does not handle yet.
+    @asynccontextmanager
+    async def signalled(self, machine: Machine, signo: int) -> AsyncIterator[None]:
+        """A block during which the leader is told, until it is gone, what to do."""
+        telling = asyncio.ensure_future(self._tell(machine, signo))
+        try:
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
 
-        Nothing tells when an init installs its handlers, so this looks, from 10 ms to 250 ms apart.
+    async def _tell(self, machine: Machine, signo: int) -> None:
+        """Signal the leader once it listens, and again from time to time.
+
+        The kernel drops what a namespace's init does not handle yet, and nothing tells when an init installs
+        its handlers: so this looks, from 10 ms to 250 ms apart. An init may also take a signal in the middle of
+        its start and make nothing of it.
         """
-        pause = 0.01
+        pause = FIRST_LOOK
         while machine.leader is not None and machine.leader.alive():
             try:
                 if process.handles_signal(machine.leader_pid, signo):
                     machine.leader.kill(signo)
-                    return
+                    pause = SIGNAL_AGAIN
             except ProcessLookupError:
                 return
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
+            if pause < SIGNAL_AGAIN:
+                pause = min(pause * 1.5, LAST_LOOK)
 
     async def _terminate(self, name: str, unit_name: str) -> None:
         """Stop the machine's own unit; of a unit that holds more, only while the machine is in it."""

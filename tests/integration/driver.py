@@ -58,7 +58,7 @@ class Driver:
 
     # -- programs ------------------------------------------------------------------------------------------
 
-    def ctl(self, *args: str, check: bool = True, user: str | None = None, timeout: float = 120) -> Done:
+    def ctl(self, *args: str, check: bool = True, user: str | None = None, timeout: float = 200) -> Done:
         """Our machinectl."""
         return self.host.run([OURS, *args], check=check, user=user, timeout=timeout)
 
