@@ -130,8 +130,8 @@ class Stopping:
         """Signal the leader once it listens, and again from time to time.
 
         The kernel drops what a namespace's init does not handle yet, and nothing tells when an init installs
-        its handlers: so this looks, from 10 ms to 250 ms apart. An init may also take a signal in the middle of
-        its start and make nothing of it.
+        its handlers: so this looks, from 10 ms to 250 ms apart. An init may also take a signal in the middle
+        of its start and make nothing of it.
         """
         pause = FIRST_LOOK
         while machine.leader is not None and machine.leader.alive():
