@@ -18,9 +18,9 @@ import machined
 ROOT = Path(__file__).resolve().parent.parent
 SPDX = "SPDX-License-Identifier: LGPL-2.1-or-later"
 
-# What belongs to the machine the work is done on, and to the index or archive it installs from.
+# What belongs to the machine the work is done on (this very folder), and to the index it installs from.
 FOREIGN = re.compile(
-    r"/work/(main|shared)|/tmp/(spec|v)/|/\.pyenv|/opt/(wheels|pypi)|/bash[_]jobs"
+    rf"{re.escape(str(ROOT))}/|/\.pyenv"
     r"|pypi\.org|files\.pythonhosted|registry\.npmjs|(deb|snapshot|ftp)\.debian\.org",
     re.IGNORECASE,
 )
