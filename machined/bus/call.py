@@ -22,10 +22,7 @@ ALLOW_INTERACTIVE_AUTHORIZATION = 0x4
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who a peer is.
-
-    `process` is pinned where the bus hands out pidfds, else opened by pid (it may be gone).
-    """
+    """Who a peer is, by its numbers; Call.process() pins the process behind the pid."""
 
     uid: int
     pid: int

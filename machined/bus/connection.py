@@ -196,10 +196,6 @@ class Bus(MessageBus):
         """Subscribe to signals. Raises RemoteError (too many rules)."""
         await self.request(DBUS, DBUS_PATH, DBUS, "AddMatch", "s", [rule])
 
-    async def remove_match(self, rule: str) -> None:
-        """The reverse of add_match."""
-        await self.request(DBUS, DBUS_PATH, DBUS, "RemoveMatch", "s", [rule])
-
     # -- messages out --------------------------------------------------------------------------------------
 
     def send_message(self, message: Message, fds: FdSet | None = None) -> None:

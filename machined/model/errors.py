@@ -24,7 +24,6 @@ class Problem(StrEnum):
     IMAGE_BUSY = "ImageBusy"
     JOB_RUNNING = "JobRunning"
     NOT_RUNNING = "NotRunning"
-    NO_SUCH_JOB = "NoSuchJob"
     # org.freedesktop.DBus.Error
     INVALID_ARGS = "InvalidArgs"
     NOT_SUPPORTED = "NotSupported"
@@ -35,7 +34,6 @@ class Problem(StrEnum):
     LIMITS_EXCEEDED = "LimitsExceeded"
     TIMEOUT = "Timeout"
     PROCESS_UNKNOWN = "UnixProcessIdUnknown"
-    UNKNOWN_OBJECT = "UnknownObject"
     FAILED = "Failed"
 
     def is_machine1(self) -> bool:
@@ -61,7 +59,6 @@ _OWN = frozenset(
         Problem.IMAGE_BUSY,
         Problem.JOB_RUNNING,
         Problem.NOT_RUNNING,
-        Problem.NO_SUCH_JOB,
     }
 )
 
@@ -113,11 +110,6 @@ def invalid(text: str) -> MachineError:
 
 def not_supported(text: str) -> MachineError:
     return MachineError(Problem.NOT_SUPPORTED, text)
-
-
-def os_error(number: int, text: str) -> OSError:
-    """An OSError whose text is for people."""
-    return OSError(number, text)
 
 
 # How sd-bus names an errno on the wire (sd-bus-errors(3)); everything else is System.Error.E….
