@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.fakes.sandbox import Sandbox
 from tests.settled import settled  # noqa: F401
@@ -35,6 +36,11 @@ BUS_CONFIGURATION = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus
   <limit name="max_replies_per_connection">10000</limit>
 </busconfig>
 """
+
+
+# The same examples each time, and none fails for being slow on a busy machine. Others: --hypothesis-profile.
+settings.register_profile("machined", derandomize=True, deadline=None, database=None)
+settings.load_profile("machined")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -32,8 +32,13 @@ INTROSPECTABLE: Final = "org.freedesktop.DBus.Introspectable"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 ERROR: Final = "org.freedesktop.DBus.Error."
 
-# Calls one sender may have under way; the reference dbus-daemon allows 128 replies pending by default.
+# Calls one sender may have under way; the reference dbus-daemon allows 128 replies pending by default, and
+# any number of calls that want none.
 MAX_CALLS_PER_SENDER: Final = 1024
+# Calls under way in all, some 7 kB each: beyond it a sender may have no more than FEW_CALLS. So who asks
+# for one thing is served whatever others do.
+MAX_CALLS: Final = 2048
+FEW_CALLS: Final = 8
 
 
 class Refusal(Exception):
@@ -113,7 +118,8 @@ class Dispatcher:
             # Nothing in the body can mean them: they are not kept for as long as the call takes.
             fds.close()
         call = Call(self._bus, self._authority, message, fds)
-        if self._in_flight[call.sender] >= MAX_CALLS_PER_SENDER:
+        allowed = MAX_CALLS_PER_SENDER if len(self._tasks) < MAX_CALLS else FEW_CALLS
+        if self._in_flight[call.sender] >= allowed:
             fds.close()
             self._reply_error(call, ERROR + "LimitsExceeded", "Too many calls are under way already.")
             return

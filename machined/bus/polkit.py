@@ -48,8 +48,9 @@ class Polkit:
         """Whether the sender of a call may do `action`. Raises MachineError when not."""
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
         rule = f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{call.sender}'"
-        await self._bus.add_match(rule)
         uid = (await call.credentials()).uid
+        self._check_room(uid)  # before the rule: a flood of questions shall not use up the bus's rules
+        await self._bus.add_match(rule)
         task = asyncio.ensure_future(self.ask(subject, uid, action, details, call.interactive))
         self._waiting.setdefault(call.sender, set()).add(task)
         try:
@@ -68,6 +69,12 @@ class Polkit:
                 del self._waiting[call.sender]
             # Nobody waits for this answer; a bus that is gone by now has no rules left.
             self._forget_rule(rule)
+
+    def _check_room(self, uid: int) -> None:
+        if self._questions >= MAX_QUESTIONS or self._of_user[uid] >= MAX_QUESTIONS_PER_USER:
+            raise MachineError(
+                Problem.LIMITS_EXCEEDED, "Too many authorizations are being asked for already."
+            )
 
     def _forget_rule(self, rule: str) -> None:
         self._bus.send_message(
@@ -113,10 +120,7 @@ class Polkit:
         fds: Sequence[int] = (),
     ) -> None:
         """CheckAuthorization for any kind of subject. Raises MachineError when the answer is no."""
-        if self._questions >= MAX_QUESTIONS or self._of_user[uid] >= MAX_QUESTIONS_PER_USER:
-            raise MachineError(
-                Problem.LIMITS_EXCEEDED, "Too many authorizations are being asked for already."
-            )
+        self._check_room(uid)
         self._questions += 1
         self._of_user[uid] += 1
         cancellation = f"machined-{next(self._ids)}"
@@ -155,7 +159,13 @@ class Polkit:
             self._of_user[uid] -= 1
             if not self._of_user[uid]:
                 del self._of_user[uid]
-        authorized, challenge, _ = body[0]
+        match body:
+            case [[bool(authorized), bool(challenge), dict()]]:
+                pass
+            case _:
+                raise MachineError(
+                    Problem.ACCESS_DENIED, f"Access denied: polkit's answer about {action} is none."
+                )
         if authorized:
             return
         if challenge:

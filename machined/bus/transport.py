@@ -2,9 +2,10 @@
 """What dbus-fast's transport lacks for a root daemon with hostile callers, in one place.
 
 dbus-fast 5.2 (1) takes a full socket buffer for a fatal error, (2) receives file descriptors without
-close-on-exec and truncates silently past sixteen, and (3) reads one connection until it is empty, however
-much a caller pipelines. The three classes here mend these; the codec and the authentication stay the
-library's.
+close-on-exec and truncates silently past sixteen, (3) reads one connection until it is empty, however much
+a caller pipelines, (4) refuses what a bus lets through, such as an array in 63 variants, and takes that
+for the end of the connection, and (5) keeps the trees of 4096 signatures, 40 kB each if a caller wants it.
+What is here mends these; the codec and the authentication stay the library's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dbus_fast import Message
 from dbus_fast._private.unmarshaller import Unmarshaller
+from dbus_fast.signature import get_signature_tree
 
 if TYPE_CHECKING:
     from machined.bus.connection import Bus
@@ -35,6 +37,11 @@ MAX_FDS: Final = 253
 BATCH: Final = 32
 # Decoding takes some twenty times the size of a message in memory. Nobody has to tell us that much.
 MAX_MESSAGE: Final = 2 * 1024 * 1024
+# Parsed signatures kept for the next message; all of ours are fewer.
+MAX_SIGNATURES: Final = 256
+# D-Bus specification, "Message Format": other types are to be ignored.
+_TYPES: Final = frozenset(range(1, 5))
+_VERSION: Final = 1
 
 
 class Next(Enum):
@@ -52,7 +59,10 @@ class BusSocket(socket.socket):
     """
 
     budget: int | None = None
+    framed = False
+    """Whether the message that is being read has a header that tells its length for sure."""
     _dropping = 0
+    _arrived: tuple[int, ...] = ()
 
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0
@@ -60,13 +70,10 @@ class BusSocket(socket.socket):
         """As socket.recvmsg; of a truncated list of descriptors none is kept, so a bad call fails alone."""
         room = socket.CMSG_SPACE(MAX_FDS * 4) if ancbufsize else 0
         data, ancillary, msg_flags, address = super().recvmsg(bufsize, room, flags | socket.MSG_CMSG_CLOEXEC)
+        if ancillary:
+            self._arrived += tuple(_descriptors(ancillary))
         if msg_flags & socket.MSG_CTRUNC:
-            for level, kind, payload in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    fds = array.array("i")
-                    fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-                    for fd in fds:
-                        os.close(fd)
+            self.discard()
             ancillary = []
         if self.budget is not None:
             self.budget -= len(data)
@@ -74,14 +81,24 @@ class BusSocket(socket.socket):
                 raise OSError(errno.EMSGSIZE, "the other side sent more than is allowed")
         return data, ancillary, msg_flags, address
 
+    def hand_over(self) -> None:
+        """The descriptors that have arrived are another's to close."""
+        self._arrived = ()
+
+    def discard(self) -> None:
+        """Close the descriptors of a message that nobody gets."""
+        fds, self._arrived = self._arrived, ()
+        for fd in fds:
+            os.close(fd)
+
     def look(self) -> Next:
-        """What comes next, between two messages; of one that is too large, what has come is dropped.
+        """What comes next, between two messages; of one that nobody wants, what has come is dropped.
 
         Its sender gets no answer. Raises OSError, EOFError.
         """
         try:
             if not self._dropping:
-                self._dropping = self._oversize()
+                self._dropping = self._unwanted()
             if not self._dropping:
                 return Next.MESSAGE
             while self._dropping:
@@ -94,17 +111,26 @@ class BusSocket(socket.socket):
             return Next.NOTHING
         return Next.DROPPED
 
-    def _oversize(self) -> int:
-        """Bytes of the next message if they are too many, else 0 (D-Bus specification, "Message Format")."""
+    def _unwanted(self) -> int:
+        """Bytes of the next message if it is too large or of no known type, else 0."""
         head = self.recv(16, socket.MSG_PEEK)
-        if len(head) < 16:
+        self.framed = len(head) == 16 and head[:1] in {b"l", b"B"} and head[3] == _VERSION
+        if not self.framed:
             return 0
         body, _, fields = struct.unpack("<3I" if head[:1] == b"l" else ">3I", head[4:])
         length = 16 + (fields + 7) // 8 * 8 + body
-        if length <= MAX_MESSAGE:
+        if length <= MAX_MESSAGE and head[1] in _TYPES:
             return 0
-        log.warning("Discarding a message of %d bytes", length)
+        log.warning("Discarding a message of type %d, %d bytes", head[1], length)
         return int(length)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> array.array[int]:
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return fds
 
 
 class Writer:
@@ -182,7 +208,7 @@ def reader(
     between = True
 
     def read() -> None:
-        nonlocal between
+        nonlocal between, unmarshaller
         try:
             for _ in range(BATCH):
                 if between:
@@ -191,12 +217,28 @@ def reader(
                         return
                     if following is Next.DROPPED:
                         continue
-                message = unmarshaller.unmarshall()
+                try:
+                    message = unmarshaller.unmarshall()
+                except (OSError, EOFError):
+                    raise
+                except Exception as error:
+                    if not sock.framed:
+                        raise
+                    # All of it has been read: the next one begins where it should.
+                    log.warning("Discarding a message that cannot be decoded: %s", error)
+                    sock.discard()
+                    unmarshaller, between = Unmarshaller(None, sock, True), True
+                    continue
+                finally:
+                    if get_signature_tree.cache_info().currsize > MAX_SIGNATURES:
+                        get_signature_tree.cache_clear()
                 between = message is not None
                 if message is None:
                     return
+                sock.hand_over()
                 process(message)
         except Exception as error:
+            sock.discard()
             lost(error)
 
     return read

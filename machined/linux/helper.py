@@ -24,11 +24,13 @@ from machined.linux.fds import FdSet, recv_with_fds, send_with_fds
 from machined.linux.process import PidRef
 
 CONCURRENCY = 32
-"""So many helpers run at a time;"""
+"""So many helpers run at a time, as many again for LOOKS;"""
 QUEUE = 128
 """so many jobs may wait for their turn,"""
 PER_TARGET = 4
 """and so many run in one target: one that makes helpers hang must not take them all."""
+LOOKS = frozenset({"read", "addresses", "netlink", "metadata"})
+"""Jobs that anybody may cause. They have a queue of their own, which others need not stand in."""
 TIMEOUT = 25.0
 
 _REPLY_MAX = 4 * 1024 * 1024
@@ -94,7 +96,12 @@ class _Turnstile:
         return child
 
 
-_turnstiles: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turnstile] = weakref.WeakKeyDictionary()
+_Turnstiles = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turnstile]
+# By whether it is one of LOOKS.
+_turnstiles: dict[bool, _Turnstiles] = {
+    False: weakref.WeakKeyDictionary(),
+    True: weakref.WeakKeyDictionary(),
+}
 
 
 class _Child:
@@ -221,7 +228,7 @@ async def run(
     request = marshal.dumps((op, target.pid if target else 0, dict(args)))
     if len(request) > nshelper.REQUEST_MAX or len(fds) >= nshelper.FDS_MAX:
         raise OSError(errno.EMSGSIZE, f"the request for '{op}' is too large")
-    turnstile = _turnstiles.setdefault(asyncio.get_running_loop(), _Turnstile())
+    turnstile = _turnstiles[op in LOOKS].setdefault(asyncio.get_running_loop(), _Turnstile())
     try:
         # Of its own, since the caller's may be closed when its owner learns of the process's end.
         with target.dup() if target else contextlib.nullcontext() as pinned:

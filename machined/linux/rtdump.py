@@ -38,6 +38,8 @@ Row = tuple[int, bytes, int, int, int, int]
 
 # More addresses than that help nobody, and a guest may have a million.
 ROWS_MAX = 4096
+# Datagrams on end that nobody asked for.
+STRAYS_MAX = 256
 
 
 class _Changed(Exception):
@@ -50,6 +52,8 @@ def _number(data: bytes) -> int:
 
 def _row(body: bytes) -> Row | None:
     """One struct ifaddrmsg and the attributes behind it."""
+    if len(body) < 8:
+        return None
     family, prefixlen, flags, scope = body[:4]
     ifindex = _number(body[4:8])
     address = local = b""
@@ -73,9 +77,12 @@ def _row(body: bytes) -> Row | None:
 
 
 def _receive(sock: _socket.socket) -> bytes:
-    while True:
+    for _ in range(STRAYS_MAX):
         try:
-            return sock.recv(_RECEIVE)
+            data, sender = sock.recvfrom(_RECEIVE)
+            # The root of a guest may write to any socket of its network: only the kernel's word counts.
+            if sender[0] == 0:
+                return data
         except BlockingIOError:  # a non-blocking socket while somebody else makes changes
             import select
 
@@ -83,6 +90,7 @@ def _receive(sock: _socket.socket) -> bytes:
             poll.register(sock.fileno(), select.POLLIN)
             if not poll.poll(_PATIENCE_MSEC):
                 raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer on a route socket") from None
+    raise OSError(errno.EPROTO, "somebody else keeps writing to our route socket")
 
 
 def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
@@ -90,9 +98,10 @@ def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
     sock.send(b"".join(value.to_bytes(size, sys.byteorder) for size, value in request) + bytes(8))
     rows: list[Row] = []
     interrupted = False
+    strays = 0
     while True:
         data = _receive(sock)
-        position = 0
+        position, answered = 0, False
         while position + 16 <= len(data):
             header = data[position : position + 16]
             length, kind, flags = _number(header[:4]), _number(header[4:6]), _number(header[6:8])
@@ -101,6 +110,7 @@ def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
             position += max((length + 3) & ~3, 16)
             if answers != sequence:  # a notification, or the rest of an answer nobody waited for
                 continue
+            answered = True
             interrupted |= bool(flags & _NLM_F_DUMP_INTR)
             if kind == _NLMSG_ERROR:
                 number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
@@ -111,6 +121,9 @@ def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
                 return rows
             if kind == _RTM_NEWADDR and len(rows) < ROWS_MAX and (row := _row(body)):
                 rows.append(row)
+        strays = 0 if answered else strays + 1
+        if strays >= STRAYS_MAX:
+            raise OSError(errno.EPROTO, "the kernel does not come to answer on a route socket")
 
 
 def dump(sock: _socket.socket) -> list[Row]:

@@ -169,11 +169,11 @@ def parse(name: str, data: bytes) -> Machine:
     machine.id = bytes.fromhex(values.get("ID", ""))
     if len(machine.id) not in {0, 16}:
         raise ValueError("its ID is not 128 bits long")
-    machine.realtime = int(values.get("REALTIME", "0"))
-    machine.monotonic = int(values.get("MONOTONIC", "0"))
-    machine.ifindices = tuple(int(i) for i in values.get("NETIF", "").split())
-    machine.uid = int(values.get("UID", "0"))
-    machine.vsock_cid = int(values.get("VSOCK_CID", str(NO_VSOCK_CID))) or NO_VSOCK_CID
+    machine.realtime = _number(values.get("REALTIME", "0"), 64)
+    machine.monotonic = _number(values.get("MONOTONIC", "0"), 64)
+    machine.ifindices = tuple(_number(i, 31) for i in values.get("NETIF", "").split())
+    machine.uid = _number(values.get("UID", "0"), 32)
+    machine.vsock_cid = _number(values.get("VSOCK_CID", str(NO_VSOCK_CID)), 32) or NO_VSOCK_CID
     machine.ssh_address = values.get("SSH_ADDRESS", "")
     machine.ssh_private_key_path = values.get("SSH_PRIVATE_KEY_PATH", "")
     machine.control_address = values.get("CONTROL_ADDRESS", "")
@@ -186,10 +186,20 @@ def parse(name: str, data: bytes) -> Machine:
     return machine
 
 
+def _number(text: str, bits: int) -> int:
+    """What fits in so many bits: it goes out on the bus, in a field of that size. Raises ValueError."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"'{text[:40]}' is no number")
+    number = int(text)
+    if number >= 1 << bits:
+        raise ValueError(f"'{text[:40]}' is out of range")
+    return number
+
+
 def _pin(values: dict[str, str], key: str) -> tuple[int, int | None, PidRef | None]:
     """The pid and pidfs inode that a record names, and the process if it is still that one."""
-    pid = int(values.get(key, "0"))
-    wanted = int(values.get(f"{key}_PIDFDID", "0")) or None
+    pid = _number(values.get(key, "0"), 31)
+    wanted = _number(values.get(f"{key}_PIDFDID", "0"), 64) or None
     if pid <= 1:
         return 0, None, None
     try:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import json
 import logging
+import re
 import socket
 import struct
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -26,6 +29,12 @@ from machined.varlink.table import STRING, Interface, Method, VarlinkError, chec
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE: Final = 1024 * 1024
+# Bytes of messages that come or are served, of all connections of one user. Parsed they take up to twenty
+# times as much.
+MAX_PENDING_PER_USER: Final = 4 * 1024 * 1024
+# Objects and arrays in each other. Python's parser goes on until its stack is full: megabytes that stay.
+MAX_DEPTH: Final = 512
+# Of all users together but root, who has to be able to register machines whatever they do.
 MAX_CONNECTIONS: Final = 4096
 MAX_CONNECTIONS_PER_USER: Final = 1024
 # Seconds that a peer may take to read a reply.
@@ -34,6 +43,10 @@ SEND_TIMEOUT: Final = 30.0
 ACCEPT_PAUSE: Final = 1.0
 # asm-generic/socket.h; Python 3.11 has no name for it. Linux 6.5.
 SO_PEERPIDFD: Final = 77
+
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[][{}]', re.DOTALL)
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
 
 INTERFACE_FIELD: Final = (need("interface", STRING),)
 
@@ -96,6 +109,8 @@ class Server:
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._per_user: Counter[int] = Counter()
+        self._pending: Counter[int] = Counter()
+        self._turns: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def listen(self, sock: socket.socket) -> None:
         """Accept on a listening socket, which is the server's from now on."""
@@ -133,10 +148,13 @@ class Server:
         except OSError:
             sock.close()
             return
-        if len(self._tasks) >= MAX_CONNECTIONS or (
-            peer.uid != 0 and self._per_user[peer.uid] >= MAX_CONNECTIONS_PER_USER
+        if peer.uid != 0 and (
+            len(self._tasks) - self._per_user[0] >= MAX_CONNECTIONS
+            or self._per_user[peer.uid] >= MAX_CONNECTIONS_PER_USER
         ):
             log.warning("Too many varlink connections of user %d, refusing one", peer.uid)
+            if peer.pidfd is not None:
+                peer.pidfd.close()
             sock.close()
             return
         self._per_user[peer.uid] += 1
@@ -152,20 +170,31 @@ class Server:
 
     async def _connection(self, sock: socket.socket, peer: Peer) -> None:
         loop = asyncio.get_running_loop()
-        buffer = bytearray()
+        buffer, seen = bytearray(), 0
+        # One message of one user in each turn of the loop, however many connections it has.
+        turn = self._turns.setdefault(peer.uid, asyncio.Lock())
         try:
             while True:
                 data = await loop.sock_recv(sock, 64 * 1024)
                 if not data:
                     return
                 buffer += data
-                while (end := buffer.find(b"\0")) >= 0:
-                    message = bytes(buffer[:end])
-                    del buffer[: end + 1]
+                self._pending[peer.uid] += len(data)
+                del data  # a thousand connections hold none
+                if peer.uid and self._pending[peer.uid] > MAX_PENDING_PER_USER:
+                    log.debug("Too much to do for user %d, leaving one connection", peer.uid)
+                    return
+                while (end := buffer.find(b"\0", seen)) >= 0:
+                    async with turn:
+                        message = _parse(bytes(buffer[:end]))
+                        # Neither reading nor writing waits while the peer keeps up: others have their turn.
+                        await asyncio.sleep(0)
                     await self._message(sock, peer, message)
-                    # Neither reading nor writing waits while the peer keeps up: let others have their turn.
-                    await asyncio.sleep(0)
-                if len(buffer) > MAX_MESSAGE:
+                    del buffer[: end + 1], message
+                    self._pending[peer.uid] -= end + 1
+                    seen = 0
+                seen = len(buffer)
+                if seen > MAX_MESSAGE:
                     log.debug("Varlink peer %d sent an endless message", peer.pid)
                     return
         except (OSError, TimeoutError, ValueError) as error:
@@ -174,21 +203,13 @@ class Server:
             sock.close()
             if peer.pidfd is not None:
                 peer.pidfd.close()
+            self._pending[peer.uid] -= len(buffer)
             self._per_user[peer.uid] -= 1
             if not self._per_user[peer.uid]:
-                del self._per_user[peer.uid]
+                del self._per_user[peer.uid], self._pending[peer.uid]
 
-    async def _message(self, sock: socket.socket, peer: Peer, data: bytes) -> None:
-        """Serve one call.
-
-        Raises ValueError for what is no call: the connection ends then, as with any server.
-        """
-        try:
-            message = json.loads(data)
-        except RecursionError:
-            raise ValueError("the message is nested too deeply") from None
-        if not isinstance(message, dict) or not isinstance(message.get("method"), str):
-            raise ValueError("the message is no method call")
+    async def _message(self, sock: socket.socket, peer: Peer, message: dict[str, Any]) -> None:
+        """Serve one call."""
         given = message.get("parameters")
         given = {} if given is None else given
         oneway = message.get("oneway") is True
@@ -253,6 +274,29 @@ class Server:
         if name in DESCRIPTIONS:
             return {"description": DESCRIPTIONS[name]}
         raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=name)
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """A call as it came.
+
+    Raises ValueError for what is none: the connection ends then, as with any server.
+    """
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
+        raise ValueError("the message is nested too deeply")
+    message = json.loads(data)
+    if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+        raise ValueError("the message is no method call")
+    return message
+
+
+def _too_deep(data: bytes) -> bool:
+    """Whether its objects and arrays are in each other deeper than they may, if it is JSON."""
+    # Without regard to strings first, which nearly all messages pass.
+    brackets = data.translate(None, _NO_BRACKETS)
+    if max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) <= MAX_DEPTH:
+        return False
+    steps = (_STEPS.get(match[0][0], 0) for match in _TOKENS.finditer(data))
+    return any(depth > MAX_DEPTH for depth in itertools.accumulate(steps))
 
 
 async def _send(sock: socket.socket, message: dict[str, Any], fds: FdSet | None) -> None:

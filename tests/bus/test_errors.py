@@ -302,3 +302,24 @@ async def test_too_many_calls_at_once(service: Served, monkeypatch: pytest.Monke
     await service.machine("web")
     assert await asyncio.gather(*waiting) == ["running"] * 3
     assert await service.client.call("ListMachines")
+
+
+async def test_too_many_calls_of_all(service: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many connections with a few calls each are as bad; who has none under way is served all the same."""
+    monkeypatch.setattr(dispatch, "MAX_CALLS", 3)
+    monkeypatch.setattr(dispatch, "FEW_CALLS", 2)
+    service.sandbox.image("web")
+    waiting = [
+        asyncio.ensure_future(
+            service.client.call("WaitMachine", "sst", "web", "running", 0, interface=OWN_MANAGER)
+        )
+        for _ in range(3)
+    ]
+    await turns()  # they are sent
+    name, _ = await refused(service.client, "ListMachines")
+    assert name == DBUS + "LimitsExceeded"
+    other = await service.connect()
+    assert await other.call("ListMachines")
+    await service.machine("web")
+    assert await asyncio.gather(*waiting) == ["running"] * 3
+    assert await service.client.call("ListMachines")

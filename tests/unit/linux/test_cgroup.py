@@ -8,6 +8,8 @@ import uuid
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from machined.linux import cgroup
 
@@ -84,3 +86,26 @@ def test_processes_of_a_group(sleeper: subprocess.Popen[bytes]) -> None:
         below.rmdir()
         group.rmdir()
     assert cgroup.processes(path) == []
+
+
+COMPONENT = st.sampled_from(
+    ["machine.slice", "-.slice", "a-b.slice", "x.scope", "x@y.service", "x@.service", "@.service",
+     "_x.scope", ".scope", "payload", "..", ".", "", "a b.service", "init.scope", "x.slicex", "ü.scope"]
+) | st.text(max_size=12)  # fmt: skip
+
+
+@given(st.lists(COMPONENT, max_size=6).map("/".join), st.booleans())
+def test_any_path(path: str, rooted: bool) -> None:
+    """The unit is one of its parts, everything before it is a slice, and what follows is the subgroup."""
+    path = "/" + path if rooted else path
+    parts = [part for part in path.split("/") if part]
+    unit = cgroup.unit_from_path(path)
+    if unit is None:
+        assert cgroup.subgroup_from_path(path, "x.scope") == ""
+        return
+    place = next(i for i, part in enumerate(parts) if part.removeprefix("_") == unit)
+    assert all(part.endswith(".slice") for part in parts[:place])
+    assert not unit.endswith(".slice")
+    assert len(unit) <= 255
+    assert "/" not in unit
+    assert cgroup.subgroup_from_path(path, unit) == "/".join(parts[place + 1 :])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machined.linux import envfile
@@ -85,3 +86,54 @@ def test_anything_is_read_without_harm(data: bytes) -> None:
     for name, value in envfile.parse(data.replace(b"\0", b"")).items():
         name.encode()
         value.encode()
+
+
+@given(st.lists(values.filter(lambda value: value and "~" not in value), min_size=10, max_size=30))
+@settings(max_examples=10)
+def test_a_shell_reads_the_same(some: list[str]) -> None:
+    """Files of this kind are shell code as well, os-release(5); but systemd leaves a tilde unquoted."""
+    text = "".join(f"V{number}={envfile.quote(value)}\n" for number, value in enumerate(some))
+    script = text + "".join(f'printf "%s\\0" "$V{number}"\n' for number in range(len(some)))
+    done = subprocess.run(["bash", "-s"], input=script.encode(), capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == some
+
+
+@given(st.binary(max_size=20), values)
+def test_what_is_no_utf8_is_dropped_alone(data: bytes, value: str) -> None:
+    data = data.replace(b"\0", b"")
+    quoted = envfile.quote(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    found = envfile.parse(b"A=" + quoted + b"\nB=" + envfile.quote(value).encode() + b"\n")
+    assert found["B"] == value
+    assert found.get("A", "").encode() == (data if "A" in found else b"")
+
+
+NOISE = st.lists(
+    st.sampled_from(
+        [b"A", b"=", b"\n", b"\r", b"\\", b"'", b'"', b"#", b" ", b"\xff", b"\xc3", b"\xbc", b"$"]
+    )
+).map(b"".join)
+
+
+@given(NOISE | st.binary(max_size=300))
+def test_what_is_read_is_in_the_file(data: bytes) -> None:
+    """Nothing is made up and nothing grows, whatever a guest has written."""
+    try:
+        found = envfile.parse(data)
+    except OSError as error:
+        assert error.errno == errno.EBADMSG
+        assert b"\0" in data
+        return
+    assert sum(len(name.encode()) + len(value.encode()) for name, value in found.items()) <= len(data)
+    for name in found:
+        assert name
+        # One that begins a line begins a name, for systemd as well.
+        assert "=" not in name[1:]
+        assert not set("\n\r") & set(name)
+
+
+@given(NOISE, values)
+def test_a_line_after_any_closed_line_counts(noise: bytes, value: str) -> None:
+    if b"\\" in noise or b"'" in noise or b'"' in noise:
+        noise = noise.translate(None, b"\\'\"")
+    data = noise + b"\nLAST=" + envfile.quote(value).encode() + b"\n"
+    assert envfile.parse(data)["LAST"] == value

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import string
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machined.linux import escape
@@ -122,3 +124,48 @@ def test_c_round_trip(name: str) -> None:
     assert escaped.isascii()
     assert escaped.isprintable()
     assert escape.c_unescape(escaped) == name
+
+
+@given(st.lists(names.filter(lambda name: name and "\n" not in name), min_size=20, max_size=40))
+@settings(max_examples=10)
+def test_any_unit_name_as_systemd_has_it(some: list[str]) -> None:
+    if not shutil.which("systemd-escape"):
+        pytest.skip("there is no systemd-escape to compare with")
+    done = subprocess.run(["systemd-escape", "--", *some], capture_output=True, check=True)
+    assert done.stdout.decode().split() == [escape.unit_name_escape(name) for name in some]
+
+
+@given(names)
+def test_escaped_names_are_names_of_units(name: str) -> None:
+    escaped = escape.unit_name_escape(name)
+    assert set(escaped) <= set("-:_.\\" + string.ascii_letters + string.digits)
+    assert not escaped.startswith(".")
+
+
+def hexadecimal(text: str) -> bool:
+    return len(text) == 2 and set(text) <= set(string.hexdigits)
+
+
+def label_unescaped(label: str) -> bytes:
+    """The rules once more, letter by letter."""
+    data, position = b"", 0
+    while position < len(label):
+        if label[position] == "_" and hexadecimal(label[position + 1 : position + 3]):
+            data += bytes((int(label[position + 1 : position + 3], 16),))
+            position += 3
+        else:
+            data += os.fsencode(label[position])
+            position += 1
+    return b"" if label == "_" else data
+
+
+@given(st.text("_0123abcdefxzAF-/.ü", max_size=12) | names)
+def test_bus_labels_are_read_tolerantly(label: str) -> None:
+    assert os.fsencode(escape.bus_label_unescape(label)) == label_unescaped(label)
+
+
+@given(st.text("\\x0123abcfgn-/'\"u\0", max_size=16) | st.text(max_size=16))
+def test_bad_escapes_are_a_value_error(text: str) -> None:
+    for unescape in (escape.unit_name_unescape, escape.c_unescape):
+        with contextlib.suppress(ValueError):
+            assert isinstance(unescape(text), str)

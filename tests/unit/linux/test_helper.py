@@ -148,6 +148,18 @@ async def test_no_more_than_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [error.errno for error in failed] == [errno.EAGAIN]
 
 
+async def test_those_who_only_look_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask for a guest's addresses as often as he likes; root wants a shell meanwhile."""
+    monkeypatch.setattr(helper, "CONCURRENCY", 1)
+    monkeypatch.setattr(helper, "QUEUE", 1)
+    looking = [asyncio.ensure_future(helper.run("addresses", None, {})) for _ in range(20)]
+    await asyncio.sleep(0)
+    reply = await helper.run("root", None, {})
+    reply.fds.close()
+    results = await asyncio.gather(*looking, return_exceptions=True)
+    assert any(isinstance(result, OSError) for result in results), "the queue was full"
+
+
 PATIENT = "import signal\nwhile True: signal.pause()"
 
 

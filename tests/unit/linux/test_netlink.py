@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from machined.linux import netlink, rtdump
 from machined.linux.netlink import Address
@@ -78,8 +81,8 @@ class Kernel:
         )
         return len(data)
 
-    def recv(self, _size: int) -> bytes:
-        return self.pending
+    def recvfrom(self, _size: int) -> tuple[bytes, tuple[int, int]]:
+        return self.pending, (0, 0)
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -106,3 +109,79 @@ def test_dump_that_is_refused() -> None:
     kernel = Kernel([(2, 0, struct.pack("=i", -1) + bytes(16))])
     with pytest.raises(PermissionError, match="cannot list"):
         rtdump.dump(kernel)  # type: ignore[arg-type]
+
+
+class Guest(Kernel):
+    """Sends what it likes; `pid` is who the kernel says that it is, 0 for the kernel itself."""
+
+    def __init__(self, datagrams: list[tuple[bytes, int]]) -> None:
+        super().__init__()
+        self.datagrams = datagrams
+        self.sequence = 0
+
+    def send(self, data: bytes) -> int:
+        self.sequence = struct.unpack_from("=I", data, 8)[0]
+        return len(data)
+
+    def recvfrom(self, _size: int) -> tuple[bytes, tuple[int, int]]:
+        if not self.datagrams:
+            return struct.pack("=IHHIIi", 20, 3, 0, self.sequence, 0, 0), (0, 0)
+        data, pid = self.datagrams.pop(0)
+        return data.replace(b"SEQ!", struct.pack("=I", self.sequence)), (pid, 0)
+
+
+HEADER = st.builds(
+    lambda length, kind, flags, body: struct.pack("=IHH4sI", length, kind, flags, b"SEQ!", 0) + body,
+    st.sampled_from([0, 1, 15, 16, 17, 24, 40, 2**31, 2**32 - 1]),
+    st.sampled_from([2, 3, 20, 20, 20, 99]),
+    st.sampled_from([0, 2]),
+    st.binary(max_size=60),
+)
+
+
+@given(st.lists(HEADER | st.binary(max_size=100), max_size=5))
+def test_any_bytes_of_the_kernel(messages: list[bytes]) -> None:
+    """A list of addresses with whole addresses in it, or an OSError."""
+    with contextlib.suppress(OSError):
+        for row in rtdump.dump(Guest([(data, 0) for data in messages])):  # type: ignore[arg-type]
+            assert len(row[1]) == {2: 4, 10: 16}[row[0]]
+            netlink.text(Address(*row))
+
+
+@given(st.binary(max_size=200))
+def test_any_address(body: bytes) -> None:
+    row = rtdump._row(body.ljust(8, b"\0"))
+    assert row is None or len(row[1]) == {2: 4, 10: 16}[row[0]]
+
+
+@given(st.lists(HEADER, max_size=20))
+def test_nobody_but_the_kernel_is_believed(messages: list[bytes]) -> None:
+    """The root of a guest may write to the sockets of its network."""
+    assert rtdump.dump(Guest([(data, 4711) for data in messages])) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pid", [0, 4711])
+def test_a_flood_ends(pid: int) -> None:
+    stray = struct.pack("=IHHII", 16, 20, 0, 0, 0)
+    with pytest.raises(OSError, match="route socket"):
+        rtdump.dump(Guest([(stray, pid)] * 10_000))  # type: ignore[arg-type]
+
+
+ROW = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(max_size=5)
+        | st.sampled_from(["c0000207", 2, 10])
+        for name in ("family", "address", "ifindex", "scope", "flags", "prefixlen", "more")
+    },
+)
+
+
+@given(st.lists(ROW, max_size=3))
+def test_a_helper_that_was_among_guests(rows: list[dict[str, object]]) -> None:
+    with contextlib.suppress(ValueError):
+        for address in netlink.decode(rows):
+            netlink.text(address)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import string
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,3 +103,54 @@ def test_a_suggestion_is_valid_or_empty(name: str) -> None:
 def test_hostnames_are_machine_names(name: str) -> None:
     assert is_machine_name(name)
     assert suggestion(name) == name
+
+
+def hostname(name: str) -> bool:
+    """The rules of hostname(7) once more, as a walk over the letters."""
+    begins, dash = True, False
+    for letter in name:
+        if letter == ".":
+            if begins or dash:
+                return False
+            begins, dash = True, False
+        elif letter == "-":
+            if begins:
+                return False
+            dash = True
+        elif letter in string.ascii_letters + string.digits:
+            begins = dash = False
+        else:
+            return False
+    return not begins and not dash and len(name) <= 64
+
+
+def visible_file(name: str) -> bool:
+    """image_name_is_valid() once more: a file name of UTF-8 without control characters, no lock file's."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return False
+    control = any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in name)
+    return (
+        0 < size < 256 and "/" not in name and not control and name not in (".", "..") and name[:2] != ".#"
+    )
+
+
+CLOSE = st.text("ab1-._", max_size=8) | st.text("aZ0-.", min_size=60, max_size=70) | st.text(max_size=80)
+
+
+@given(CLOSE)
+def test_machine_names_are_hostnames(name: str) -> None:
+    assert is_machine_name(name) == hostname(name)
+
+
+@given(CLOSE | st.text("aü.#/\x9f\x7f\n", max_size=8) | st.text("aä", min_size=120, max_size=260))
+def test_image_names_are_visible_files(name: str) -> None:
+    assert is_image_name(name) == visible_file(name)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_name_or_none(data: bytes) -> None:
+    name = os.fsdecode(data)
+    assert is_machine_name(name) == hostname(name)
+    assert is_image_name(name) == visible_file(name)

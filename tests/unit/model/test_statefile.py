@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from machined.linux import envfile
 from machined.linux.process import PidRef
 from machined.model.machine import NO_VSOCK_CID, Machine, MachineClass
 from machined.model.statefile import StateDirectory, parse, render
@@ -324,3 +325,48 @@ class TestDirectory:
         (tmp_path / "unit:b.scope").symlink_to("gone")
         records.sweep()
         assert {entry.name for entry in tmp_path.iterdir()} == {"good", "unit:a.scope"}
+
+
+KEYS = [
+    "NAME", "CLASS", "SCOPE", "SUBGROUP", "ID", "LEADER", "LEADER_PIDFDID", "SUPERVISOR", "UID", "REALTIME",
+    "SUPERVISOR_PIDFDID", "MONOTONIC", "NETIF", "VSOCK_CID", "ROOT", "SSH_ADDRESS",
+]  # fmt: skip
+HOSTILE = st.sampled_from(
+    ["", "-1", "0", "1", "2", "1_0", "\u0661", " 7", "7 8", "0x1", "1e3", str(2**31),
+     str(2**32), str(2**64),
+     "9" * 30, "9" * 5000, "web", "vm", ID, ID[:30], "z" * 32]
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), HOSTILE | TEXT))
+def test_hostile_records(values: dict[str, str]) -> None:
+    """No record, or a machine whose numbers fit the fields they go out in."""
+    data = "".join(f"{key}={envfile.quote(value)}\n" for key, value in values.items()).encode()
+    try:
+        machine = parse("web", data)
+    except ValueError:
+        return
+    with contextlib.closing(machine):
+        assert machine.name == "web"
+        assert 0 <= machine.leader_pid < 2**31
+        assert 0 <= machine.supervisor_pid < 2**31
+        assert 0 <= machine.uid < 2**32
+        assert 0 < machine.vsock_cid < 2**32
+        assert 0 <= machine.realtime < 2**64
+        assert 0 <= machine.monotonic < 2**64
+        assert all(0 <= index < 2**31 for index in machine.ifindices)
+        again = parse("web", render(machine, 262).encode())
+        with contextlib.closing(again):
+            assert (again.uid, again.realtime, again.ifindices) == (
+                machine.uid, machine.realtime, machine.ifindices
+            )  # fmt: skip
+
+
+@given(st.binary(max_size=100))
+def test_bytes_that_are_no_utf8(data: bytes) -> None:
+    """A path may hold any byte but NUL: it comes back whole, or not at all."""
+    root = "/" + os.fsdecode(data.replace(b"\0", b""))
+    text = render(Machine("web", MachineClass.CONTAINER, root_directory=root), 262)
+    again = parse("web", text.encode("utf-8", "surrogateescape"))
+    assert again.root_directory in {root, ""}
+    assert (again.cls, again.uid) == (MachineClass.CONTAINER, 0)

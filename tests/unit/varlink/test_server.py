@@ -64,6 +64,24 @@ class Handlers:
         return {"fd": index}
 
 
+class User:
+    """Whom the server takes its next peers for."""
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+
+
+def as_user(monkeypatch: pytest.MonkeyPatch, uid: int) -> User:
+    user, real = User(uid), module.peer_of
+
+    def peer_of(sock: socket.socket) -> module.Peer:
+        peer = real(sock)
+        return module.Peer(peer.pid, user.uid, peer.pidfd)
+
+    monkeypatch.setattr(module, "peer_of", peer_of)
+    return user
+
+
 @pytest.fixture
 def handlers() -> Handlers:
     return Handlers()
@@ -329,6 +347,7 @@ class TestDescriptors:
 
 class TestLimits:
     async def test_connections(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        user = as_user(monkeypatch, 1000)
         monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
         clients = [await VarlinkClient.connect(path) for _ in range(2)]
         for one in clients:
@@ -342,24 +361,62 @@ class TestLimits:
             await clients[0].call(X + "Echo")  # the end of the other has been seen by then
         clients.append(await VarlinkClient.connect(path))
         assert await clients[1].call(X + "Echo") == {"parameters": {}}
+        user.uid = 0
+        clients.append(await VarlinkClient.connect(path))
+        assert await clients[2].call(X + "Echo") == {"parameters": {}}, "root has to be able to register"
         for one in clients:
             one.close()
 
     async def test_of_one_user(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MAX_CONNECTIONS_PER_USER", 1)
-        real = module.peer_of
-
-        def peer_of(sock: socket.socket) -> module.Peer:
-            peer = real(sock)
-            return module.Peer(peer.pid, 1000, peer.pidfd)
-
-        monkeypatch.setattr(module, "peer_of", peer_of)
+        as_user(monkeypatch, 1000)
         first, second = [await VarlinkClient.connect(path) for _ in range(2)]
         assert await first.call(X + "Echo") == {"parameters": {}}
         with pytest.raises((EOFError, BrokenPipeError)):
             await second.call(X + "Echo")
         first.close()
         second.close()
+
+    async def test_unfinished_messages_of_one_user(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thousand connections, each short of its limit, would hold a gigabyte."""
+        as_user(monkeypatch, 1000)
+        monkeypatch.setattr(module, "MAX_PENDING_PER_USER", 100_000)
+        clients = [await VarlinkClient.connect(path) for _ in range(3)]
+        for one in clients[:2]:
+            await one.send_raw(b"x" * 40_000)
+            await turns()
+        await clients[2].send_raw(b"x" * 40_000)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            await clients[2].reply()
+        for one in clients:
+            one.close()
+        await turns()
+        fresh = await VarlinkClient.connect(path)
+        assert (await fresh.call(X + "Echo", {"text": "x" * 90_000}))["parameters"]["text"]
+        fresh.close()
+
+    async def test_users_take_turns(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, handlers: Handlers
+    ) -> None:
+        """One with many connections is not served more often than one with a single one."""
+        user = as_user(monkeypatch, 1000)
+        many = [await VarlinkClient.connect(path) for _ in range(20)]
+        for one in many:
+            await one.call(X + "Nothing")
+        user.uid = 1001
+        single = await VarlinkClient.connect(path)
+        await single.call(X + "Nothing")
+        handlers.calls.clear()
+        for one in many:
+            await one.send(X + "Echo", {"number": 1})
+        await single.send(X + "Echo", {"number": 2})
+        for one in [*many, single]:
+            await one.reply()
+        assert [call["number"] for call in handlers.calls].index(2) < 5
+        for one in [*many, single]:
+            one.close()
 
 
 async def test_closing_ends_what_is_under_way(client: VarlinkClient, handlers: Handlers) -> None:
