@@ -60,8 +60,10 @@ class Daemon:
         service = BusService(bus, core, systemd, self._control)
         varlink = VarlinkService(core, service.polkit)
         watchdog = asyncio.ensure_future(_watchdog())
+        sweeping: asyncio.Future[None] | None = None
         try:
             adopted = await core.load()
+            sweeping = asyncio.ensure_future(core.image_ops.sweep())
             await varlink.start(inherited)
             core.announce(adopted)
             await service.acquire_name()
@@ -78,7 +80,7 @@ class Daemon:
             await service.dispatcher.close()
             await core.close()
             bus.close()
-            await asyncio.gather(watchdog, return_exceptions=True)
+            await asyncio.gather(watchdog, *filter(None, [sweeping]), return_exceptions=True)
 
     async def _serve(self, bus: Bus, service: BusService) -> int:
         stop = asyncio.ensure_future(self._stop.wait())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""org.freedesktop.machine1.Machine and .Image: the tables of the objects below machine/ and image/."""
+"""org.freedesktop.machine1.Machine: the table of the objects below machine/."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from machined.bus.call import Call
 from machined.bus.vtable import Access, Emits, Interface, Property, method, prop
 from machined.linux.escape import bus_label_escape
 from machined.model.core import Core
-from machined.model.images import Image
 from machined.model.machine import Machine
 
 SELF: Final = "self"
@@ -87,23 +86,3 @@ def machine_table(core: Core) -> Interface:
         method("OpenRootDirectory", "", "h fd", on(operations.root_directory)),
     )
     return Interface("org.freedesktop.machine1.Machine", rows).for_version(core.version)
-
-
-def _image(name: str, kind: str, value: Callable[[Image], Any]) -> Property:
-    return prop(name, kind, lambda call, image: value(image), Emits.FALSE)
-
-
-def image_table(version: int) -> Interface:
-    rows = (
-        _image("Name", "s", lambda i: i.name),
-        _image("Path", "s", lambda i: i.path),
-        _image("Type", "s", lambda i: i.type.value),
-        _image("ReadOnly", "b", lambda i: i.read_only),
-        _image("CreationTimestamp", "t", lambda i: i.created),
-        _image("ModificationTimestamp", "t", lambda i: i.modified),
-        _image("Usage", "t", lambda i: i.usage),
-        _image("Limit", "t", lambda i: i.limit),
-        _image("UsageExclusive", "t", lambda i: i.usage_exclusive),
-        _image("LimitExclusive", "t", lambda i: i.limit_exclusive),
-    )
-    return Interface("org.freedesktop.machine1.Image", rows).for_version(version)

@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from machined.bus import operations, registration
+from machined.bus import images, operations, registration
 from machined.bus.call import Call
 from machined.bus.names import image_path, machine_path
-from machined.bus.vtable import Access, Emits, Interface, method, prop, signal
+from machined.bus.vtable import Access, Interface, method, signal
 from machined.linux.process import PidRef
 from machined.model.core import Core
 from machined.model.errors import MachineError, Problem, no_such_image
-from machined.model.images import POOL, UNKNOWN
 
 
 def _get_machine(call: Call, core: Core, name: str) -> str:
@@ -74,9 +73,7 @@ def table(version: int) -> Interface:
     # From 258 on polkit decides about these instead of the bus.
     was_privileged = Access.OPEN if version >= 258 else Access.PRIVILEGED
     rows = (
-        prop("PoolPath", "s", lambda call, core: str(POOL), Emits.FALSE),
-        prop("PoolUsage", "t", lambda call, core: UNKNOWN, Emits.FALSE),
-        prop("PoolLimit", "t", lambda call, core: UNKNOWN, Emits.FALSE),
+        *images.pool_properties(),
         method("GetMachine", "s name", "o machine", _get_machine),
         method("GetImage", "s name", "o image", _get_image),
         method("GetMachineByPID", "u pid", "o machine", _get_machine_by_pid),
@@ -135,6 +132,7 @@ def table(version: int) -> Interface:
         ),
         method("OpenMachineRootDirectory", "s name", "h fd", named(operations.root_directory)),
         method("GetMachineUIDShift", "s name", "u shift", named(operations.uid_shift)),
+        *images.manager_methods(),
         signal("MachineNew", "s machine, o path"),
         signal("MachineRemoved", "s machine, o path"),
     )

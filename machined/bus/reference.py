@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Final, cast
 
-from machined.bus import logcontrol, machine1, machined1, manager1
+from machined.bus import images, logcontrol, machine1, machined1, manager1
 from machined.bus.names import IMAGES, JOBS, LOG_CONTROL, MACHINES, ROOT, SERVICE
 from machined.bus.vtable import Access, Arg, Emits, Interface, Method, Property, Row, Signal
 from machined.model.core import Core
@@ -60,6 +60,17 @@ _MANAGER: Final = {
     "OpenMachineShell": "A program (empty path: the user's shell) on a new terminal in the machine.",
     "OpenMachineRootDirectory": "A descriptor of the machine's root directory.",
     "GetMachineUIDShift": "First user ID on the host of a container with a plain mapping.",
+    "RemoveImage": "Remove an image with its settings files.",
+    "RenameImage": "Rename an image with its settings files.",
+    "CloneImage": "Copy an image into the pool: a snapshot where the file system can.",
+    "MarkImageReadOnly": "Make an image read-only, or writable again.",
+    "GetImageHostname": "The hostname in an image that does not run; empty: none.",
+    "GetImageMachineID": "The machine ID in an image that does not run; empty: none.",
+    "GetImageMachineInfo": "The machine-info of an image that does not run, as pairs.",
+    "GetImageOSRelease": "The os-release of an image that does not run, as pairs.",
+    "SetPoolLimit": "Limit all images together (bytes; 18446744073709551615: no limit); btrfs only.",
+    "SetImageLimit": "Limit one subvolume (bytes; 18446744073709551615: no limit).",
+    "CleanPool": "Remove `all` or `hidden` images that are not in use: names and bytes that were theirs.",
     "MachineNew": "A machine has been registered.",
     "MachineRemoved": "A machine has gone.",
 }
@@ -95,6 +106,15 @@ _IMAGE: Final = {
     "Limit": "Bytes it may use; 18446744073709551615: not known.",
     "UsageExclusive": "Bytes used and shared with no other image.",
     "LimitExclusive": "Limit of those.",
+    "Remove": "As Manager.RemoveImage.",
+    "Rename": "As Manager.RenameImage; the object gets another path.",
+    "Clone": "As Manager.CloneImage.",
+    "MarkReadOnly": "As Manager.MarkImageReadOnly.",
+    "SetLimit": "As Manager.SetImageLimit.",
+    "GetHostname": "As Manager.GetImageHostname.",
+    "GetMachineID": "As Manager.GetImageMachineID.",
+    "GetMachineInfo": "As Manager.GetImageMachineInfo.",
+    "GetOSRelease": "As Manager.GetImageOSRelease.",
 }
 _LOG_CONTROL: Final = {
     "LogLevel": "emerg, alert, crit, err, warning, notice, info or debug; root may set it.",
@@ -121,7 +141,7 @@ def tables(version: int) -> list[tuple[str, Interface]]:
     return [
         (ROOT, manager1.table(version)),
         (f"{MACHINES}/NAME", machine1.machine_table(core)),
-        (f"{IMAGES}/NAME", machine1.image_table(version)),
+        (f"{IMAGES}/NAME", images.image_table(core)),
         (ROOT, machined1.MANAGER),
         (f"{MACHINES}/NAME", machined1.machine_table(core)),
         (f"{JOBS}/NUMBER", machined1.JOB),

@@ -8,7 +8,7 @@ import logging
 
 from dbus_fast import Message
 
-from machined.bus import logcontrol, machine1, machined1, manager1
+from machined.bus import images, logcontrol, machine1, machined1, manager1
 from machined.bus.connection import DBUS, DBUS_PATH, Bus
 from machined.bus.dispatch import Dispatcher
 from machined.bus.names import IMAGES, JOBS, LOG_CONTROL, MACHINES, ROOT, SERVICE, job_path, machine_path
@@ -69,7 +69,7 @@ class BusService:
         self.dispatcher.add(
             Fallback(
                 IMAGES,
-                machine1.image_table(core.version),
+                images.image_table(core),
                 lambda call, label: core.images.find(label),
                 lambda: [bus_label_escape(image.name) for image in core.images.list()],
             )

@@ -9,15 +9,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from machined.linux.worker import Workers
 from machined.model import leftovers
 from machined.model.collector import Collector
 from machined.model.errors import ServiceManagerError
 from machined.model.guests import Guests
+from machined.model.image_ops import ImageOps
 from machined.model.images import Images
 from machined.model.jobs import Jobs
 from machined.model.lifecycle import Lifecycle
 from machined.model.machine import Machine
 from machined.model.names import is_machine_name
+from machined.model.pool import Pool
 from machined.model.ports import GuestConnector, ServiceManager, Unit
 from machined.model.readiness import Readiness
 from machined.model.registrar import Registrar
@@ -28,6 +31,8 @@ from machined.model.statefile import DIRECTORY, StateDirectory
 log = logging.getLogger(__name__)
 
 
+# So many short operations on files at a time; more wait.
+SHORT_WORKERS: Final = 8
 # Attempts at an answer of PID 1 that no event overtakes.
 LOOKS: Final = 5
 
@@ -46,7 +51,11 @@ class Core:
         self.systemd = systemd
         self.connector = connector
         self.registry = Registry()
-        self.images = Images()
+        self.images = Images(version=systemd.version)
+        self.long_workers = Workers()
+        self.short_workers = Workers(SHORT_WORKERS, wait=True)
+        self.image_ops = ImageOps(self.images, self.long_workers, self.short_workers, systemd.version)
+        self.pool = Pool(self.images, self.image_ops, self.short_workers)
         self.records = StateDirectory(state_directory, systemd.version)
         self.registrar = Registrar(self.registry, systemd, self.records)
         self.collector = Collector(self.registry, self.registrar, systemd)
@@ -185,6 +194,8 @@ class Core:
 
     async def close(self) -> None:
         """Let go of everything in order; what runs goes on."""
+        await self.long_workers.close()
+        await self.short_workers.close()
         await self.jobs.close()
         await self.lifecycle.close()
         for task in self._looks:

@@ -7,16 +7,18 @@ behind our back is seen as it is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from machined.linux import statx
+from machined.linux import btrfs, filesystem
+from machined.model import versions
 from machined.model.names import HOST, is_image_name
 
 log = logging.getLogger(__name__)
@@ -34,15 +36,13 @@ POOL: Final = Path("/var/lib/machines")
 LOCKS: Final = Path("/run/systemd/nspawn/locks")
 UNKNOWN: Final = 0xFFFF_FFFF_FFFF_FFFF  # "not known" of sizes and limits
 
-# The root of a subvolume has this inode number (btrfs, BTRFS_FIRST_FREE_OBJECTID).
-_SUBVOLUME_INODE: Final = 256
-
 
 class ImageType(StrEnum):
     DIRECTORY = "directory"
     SUBVOLUME = "subvolume"
     RAW = "raw"
     BLOCK = "block"
+    MSTACK = "mstack"  # 260 and later
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,121 +66,167 @@ class Image:
 
     @property
     def is_host(self) -> bool:
-        return self.path == "/"
+        return self.name == HOST or self.path == "/"
+
+    @property
+    def is_vendor(self) -> bool:
+        """Whether it belongs to the operating system, which nobody changes but packages."""
+        return self.path.startswith("/usr/")
+
+    @property
+    def is_hidden(self) -> bool:
+        return self.name.startswith(".") and self.name != HOST
 
     def lock_paths(self) -> list[Path]:
         """The lock files of an image, beside it and by inode; nspawn holds both all its life. OSError."""
         path = Path(self.path)
         status = path.stat()
         if stat.S_ISBLK(status.st_mode):
-            return [LOCKS / f"block-{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"]
+            lock = LOCKS / f"block-{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+            return [lock] if self.path.startswith("/dev/") else [path.parent / f".#{path.name}.lck", lock]
         return [path.parent / f".#{path.name}.lck", LOCKS / f"inode-{status.st_dev}:{status.st_ino}"]
 
 
 class Images:
-    """Finds images below the search path; `.host` is the host's own tree."""
+    """Finds images below the search path; `.host` is the host's own tree.
 
-    def __init__(self, search_path: tuple[Path, ...] = SEARCH_PATH) -> None:
+    `version` is the host's systemd: from 258 on what is shown of a link is what it points to.
+    """
+
+    def __init__(self, search_path: tuple[Path, ...] = SEARCH_PATH, version: int = 257) -> None:
         self._search_path = search_path
+        self._version = version
+        self._suffixes = ("", ".raw", ".mstack") if version >= 260 else ("", ".raw")
 
     def find(self, name: str) -> Image | None:
         """The image of this name, None when there is none (or the name cannot be one)."""
-        if name == HOST:
-            return _host()
         if not is_image_name(name):
             return None
         for directory in self._search_path:
-            for candidate in (directory / name, directory / f"{name}.raw"):
-                image = _examine(candidate, name)
-                if image is not None:
-                    return image
-        return None
+            for version in ("", ".v"):
+                for suffix in self._suffixes:
+                    path = directory / f"{name}{suffix}{version}"
+                    image = self._examine(path, name, suffix, versioned=bool(version))
+                    if image is not None:
+                        return image
+        return self._host() if name == HOST else None
 
     def list(self) -> list[Image]:
         """Every image, hidden ones and `.host` included, each name once."""
         found: dict[str, Image] = {}
         for directory in self._search_path:
-            for path, name in _candidates(directory):
-                if name not in found and (image := _examine(path, name)) is not None:
-                    found[name] = image
-        found.setdefault(HOST, _host())
+            for entry in _entries(directory):
+                image = self._entry(directory / entry, found)
+                if image is not None:
+                    found[image.name] = image
+        if HOST not in found:
+            found[HOST] = self._host()
         return list(found.values())
 
+    def _entry(self, path: Path, known: Container[str]) -> Image | None:
+        """The image that a file in an image directory is, unless that name is known."""
+        name, suffix, versioned = path.name, "", False
+        try:
+            is_directory = path.is_dir()
+        except OSError:
+            return None
+        if is_directory and name.endswith(".v"):
+            name, versioned = name.removesuffix(".v"), True
+        # A directory may be called NAME.raw; then that is all of its name.
+        for candidate in self._suffixes[1:]:
+            raw = candidate == ".raw"
+            if name.endswith(candidate) and (versioned or raw != is_directory):
+                name, suffix = name.removesuffix(candidate), candidate
+                break
+        if name in known or not is_image_name(name):
+            return None
+        return self._examine(path, name, suffix, versioned=versioned, listed=True)
 
-def _candidates(directory: Path) -> Iterator[tuple[Path, str]]:
+    def _examine(
+        self, path: Path, name: str, suffix: str, *, versioned: bool, listed: bool = False
+    ) -> Image | None:
+        try:
+            status = path.stat()
+            if versioned:
+                if not stat.S_ISDIR(status.st_mode):
+                    return None
+                chosen = versions.newest(path, name, suffix)
+                if chosen is None:
+                    return None
+                path, status = chosen, chosen.stat()
+            # A directory called NAME.raw is found by a listing alone.
+            if not suffix and name.endswith(".raw") and stat.S_ISDIR(status.st_mode) and not listed:
+                return None
+            where = os.path.realpath(path) if self._version >= 258 else os.fspath(path)
+            return self._image(where, name, suffix, status)
+        except OSError:
+            return None  # gone, a dangling link, or not ours to see
+
+    def _image(self, where: str, name: str, suffix: str, status: os.stat_result) -> Image | None:
+        fixed = (
+            where.startswith("/usr/")
+            or _is_read_only(where)
+            or (self._version >= 259 and name.startswith("."))
+        )
+        mode = status.st_mode
+        if stat.S_ISDIR(mode) and ".mstack" in self._suffixes and where.endswith(".mstack"):
+            return Image(name, where, ImageType.MSTACK, fixed, filesystem.created_usec(where))
+        if stat.S_ISDIR(mode) and not suffix:
+            if btrfs.is_subvolume(where):
+                return self._subvolume(where, name, fixed)
+            fixed = fixed or _is_immutable(where)
+            return Image(name, where, ImageType.DIRECTORY, fixed, filesystem.created_usec(where))
+        if stat.S_ISREG(mode) and suffix == ".raw":
+            used, size = status.st_blocks * 512, status.st_size
+            created, modified = filesystem.created_usec(where), status.st_mtime_ns // 1000
+            fixed = fixed or not mode & 0o222
+            return Image(name, where, ImageType.RAW, fixed, created, modified, used, size, used, size)
+        if stat.S_ISBLK(mode) and not suffix:
+            try:
+                size, locked = filesystem.disk(where)
+            except OSError:
+                size, locked = 0, False
+            size = size or UNKNOWN
+            fixed = fixed or locked or not mode & 0o222
+            return Image(name, where, ImageType.BLOCK, fixed, 0, 0, size, size, size, size)
+        return None
+
+    def _subvolume(self, where: str, name: str, fixed: bool) -> Image:
+        with btrfs.open_directory(where) as directory:
+            fd = directory.fileno()
+            info = btrfs.info(fd)
+            usage = (UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
+            with contextlib.suppress(OSError):  # no quotas, or not for this subvolume
+                if not btrfs.is_rescanning(fd):
+                    quota = btrfs.subtree_quota(fd)
+                    usage = (quota.referenced, quota.referenced_max, quota.exclusive, quota.exclusive_max)
+        fixed = fixed or info.read_only
+        modified = info.changed if self._version >= 258 else 0
+        return Image(name, where, ImageType.SUBVOLUME, fixed, info.created, modified, *usage)
+
+    def _host(self) -> Image:
+        found = self._image("/", HOST, "", os.stat("/"))
+        assert found is not None
+        # What the host uses is no quota of an image.
+        return replace(found, usage=UNKNOWN, limit=UNKNOWN, usage_exclusive=UNKNOWN, limit_exclusive=UNKNOWN)
+
+
+def _entries(directory: Path) -> list[str]:
     try:
-        entries = sorted(os.listdir(directory))
+        return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
     except OSError as error:
         log.warning("Cannot read the image directory %s, ignoring: %s", directory, error)
-        return
-    for entry in entries:
-        path = directory / entry
-        name = entry.removesuffix(".raw") if entry.endswith(".raw") and not path.is_dir() else entry
-        if is_image_name(name):
-            yield path, name
+        return []
 
 
-def _examine(path: Path, name: str) -> Image | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None  # gone, a dangling link, or not ours to see
-    where = os.fspath(path)
-    vendor = where.startswith("/usr/")
-    is_raw_name = path.name != name
-    if stat.S_ISDIR(status.st_mode) and not is_raw_name:
-        kind = ImageType.SUBVOLUME if _is_subvolume(path, status) else ImageType.DIRECTORY
-        return Image(name, where, kind, vendor or _is_read_only(path), created=_created(path))
-    if stat.S_ISREG(status.st_mode) and is_raw_name:
-        return Image(
-            name,
-            where,
-            ImageType.RAW,
-            vendor or _is_read_only(path) or not status.st_mode & 0o222,
-            created=_created(path),
-            modified=status.st_mtime_ns // 1000,
-            usage=status.st_blocks * 512,
-            limit=status.st_size,
-            usage_exclusive=status.st_blocks * 512,
-            limit_exclusive=status.st_size,
-        )
-    if stat.S_ISBLK(status.st_mode) and not is_raw_name:
-        size = _block_size(status.st_rdev)
-        return Image(name, where, ImageType.BLOCK, vendor, 0, 0, size, size, size, size)
-    return None
-
-
-def _host() -> Image:
-    path = Path("/")
-    return Image(HOST, "/", ImageType.DIRECTORY, _is_read_only(path))
-
-
-def _is_subvolume(path: Path, status: os.stat_result) -> bool:
-    if status.st_ino != _SUBVOLUME_INODE:
-        return False
-    return statx.is_btrfs(os.fspath(path))
-
-
-def _is_read_only(path: Path) -> bool:
+def _is_read_only(path: str) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
-def _created(path: Path) -> int:
-    """Time of birth: what importers recorded, else what the file system knows (µs)."""
+def _is_immutable(path: str) -> bool:
     try:
-        recorded = int.from_bytes(os.getxattr(path, "user.crtime_usec"), "little")
+        return bool(filesystem.attributes(os.path.realpath(path)) & filesystem.IMMUTABLE)
     except OSError:
-        recorded = 0
-    born = statx.birth_time_usec(os.fspath(path))
-    return min(filter(None, (recorded, born)), default=0)
-
-
-def _block_size(device: int) -> int:
-    """Bytes of a block device (sysfs counts in 512-byte sectors, Documentation/ABI/stable/sysfs-block)."""
-    try:
-        text = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/size").read_text(encoding="ascii")
-        return int(text) * 512
-    except (OSError, ValueError):
-        return UNKNOWN
+        return False

@@ -14,13 +14,15 @@ from typing import Final, Protocol
 from machined.linux.fds import OwnedFd
 from machined.model.core import Core
 from machined.model.errors import MachineError, Problem, ServiceManagerError
-from machined.varlink import machine
+from machined.varlink import image, image_handlers, machine
 from machined.varlink.server import Call, Server
 from machined.varlink.table import VarlinkError
 
 log = logging.getLogger(__name__)
 
 SOCKET: Final = Path("/run/systemd/machine/io.systemd.Machine")
+# The same server; where PID 1 listens for us it makes a link of this.
+IMAGE_SOCKET: Final = Path("/run/systemd/machine/io.systemd.MachineImage")
 # What systemd-machined.socket calls the socket that it passes (258 and later).
 PASSED_NAME: Final = "varlink"
 BACKLOG: Final = 128
@@ -31,6 +33,7 @@ _ERRORS: Final = {
     Problem.NO_PRIVATE_NETWORKING: f"{machine.NAME}.NoPrivateNetworking",
     Problem.NOT_SUPPORTED: f"{machine.NAME}.NotSupported",
     Problem.FILE_NOT_FOUND: f"{machine.NAME}.NoIPC",
+    Problem.NO_SUCH_IMAGE: f"{image_handlers.NAME}.NoSuchImage",
     Problem.ACCESS_DENIED: "org.varlink.service.PermissionDenied",
     Problem.INTERACTIVE_AUTHORIZATION_REQUIRED: "io.systemd.InteractiveAuthenticationRequired",
 }
@@ -71,7 +74,8 @@ class VarlinkService:
             "version": str(core.version),
             "url": "https://systemd.io/",
         }
-        self._server = Server(info, [machine.table(core, self._authorize)], self._map_error)
+        tables = [machine.table(core, self._authorize), image.table(core, self._authorize)]
+        self._server = Server(info, tables, self._map_error)
         self._made: list[Path] = []
 
     async def start(self, inherited: Mapping[str, list[int]]) -> None:
@@ -84,6 +88,7 @@ class VarlinkService:
             self._server.listen(socket.socket(fileno=fd.detach()))
         if not passed:
             self._server.listen(self._make(SOCKET))
+            self._server.listen(self._make(IMAGE_SOCKET))
 
     def _make(self, path: Path) -> socket.socket:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -130,5 +135,6 @@ class VarlinkService:
     def _system_error(self, number: int) -> VarlinkError:
         if self._core.version < 258:
             return VarlinkError("io.systemd.System", errno=number)
-        name = errno.errorcode.get(number, "EIO")
-        return VarlinkError("io.systemd.System", origin="linux", errnoName=name, errno=number)
+        # Python knows this one by its other name.
+        name = "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, "EIO")
+        return VarlinkError("io.systemd.System", origin="linux", errno=number, errnoName=name)

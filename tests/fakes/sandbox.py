@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from machined.linux import cgroup
-from machined.model import autostart, images, leftovers, lifecycle
+from machined.model import autostart, image_ops, images, leftovers, lifecycle
 
 
 @dataclass
@@ -23,13 +23,14 @@ class Sandbox:
     @classmethod
     def make(cls, root: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
         box = cls(root)
-        for path in (box.pool, box.runtime, box.locks, *box.wants):
+        for path in (box.pool, box.runtime, box.locks, box.settings, *box.wants):
             path.mkdir(parents=True)
         monkeypatch.setattr(cgroup, "unit_of", box.units.get)
         monkeypatch.setattr(cgroup, "path_of", lambda pid: f"/{box.units.get(pid, 'init.scope')}")
         monkeypatch.setattr(leftovers, "RUNTIME", box.runtime)
         monkeypatch.setattr(leftovers, "RECORDS", box.records)
         monkeypatch.setattr(images, "LOCKS", box.locks)
+        monkeypatch.setattr(image_ops, "_SETTINGS", (box.settings,))
         monkeypatch.setattr(autostart, "WANTS", box.wants)
         monkeypatch.setattr(autostart, "MARK", box.mark)
 
@@ -50,6 +51,10 @@ class Sandbox:
     @property
     def runtime(self) -> Path:
         return self.root / "runtime"
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "settings"
 
     @property
     def locks(self) -> Path:

@@ -143,6 +143,7 @@ class Served:
             systemd, self.connector, cleanup="/lib/cleanup", state_directory=self.sandbox.records
         )
         core.images._search_path = (self.sandbox.pool,)
+        core.image_ops.pool = self.sandbox.pool
         systemd.on_job_removed = core.job_removed
         systemd.on_unit_changed = lambda name, changed: core.unit_changed(name, changed, updated)
         systemd.on_unit_removed = core.unit_removed

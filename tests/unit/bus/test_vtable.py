@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from dbus_fast.errors import InvalidSignatureError
 
-from machined.bus import logcontrol, machine1, machined1, manager1
+from machined.bus import images, logcontrol, machine1, machined1, manager1
 from machined.bus.introspection import node
 from machined.bus.vtable import (
     Access,
@@ -35,7 +35,7 @@ def tables(version: int) -> list[Interface]:
     return [
         manager1.table(version),
         machine1.machine_table(core(version)),
-        machine1.image_table(version),
+        images.image_table(core(version)),
         machined1.MANAGER,
         machined1.machine_table(core(version)),
         machined1.JOB,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from machined.linux import statx
-from machined.model import images as module
+from machined.linux import btrfs
+from machined.linux.btrfs import Quota, Subvolume
 from machined.model.images import UNKNOWN, Image, Images, ImageType
 
 
@@ -58,7 +58,7 @@ def test_raw(images: Images, places: tuple[Path, Path]) -> None:
 
 def test_a_directory_may_end_in_raw(images: Images, places: tuple[Path, Path]) -> None:
     (places[0] / "tree.raw").mkdir()
-    assert found(images, "tree.raw").type is ImageType.DIRECTORY
+    assert images.find("tree.raw") is None, "as with systemd-machined: only a listing finds it"
     assert images.find("tree") is None
     assert [image.name for image in images.list()] == ["tree.raw", ".host"]
 
@@ -131,9 +131,14 @@ def test_recorded_birth(images: Images, places: tuple[Path, Path]) -> None:
 
 def test_subvolume(images: Images, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     (places[0] / "web").mkdir()
-    inode = (places[0] / "web").stat().st_ino
-    monkeypatch.setattr(module, "_SUBVOLUME_INODE", inode)
-    monkeypatch.setattr(statx, "is_btrfs", lambda path: True)
+    monkeypatch.setattr(btrfs, "is_subvolume", lambda path: True)
+    monkeypatch.setattr(btrfs, "info", lambda fd: Subvolume(300, 5, True, 1_000, 2_000))
+    monkeypatch.setattr(btrfs, "is_rescanning", lambda fd: False)
+    monkeypatch.setattr(btrfs, "subtree_quota", lambda fd: Quota(10, 20, 30, 40))
+    image = found(images, "web")
+    assert (image.read_only, image.created, image.modified) == (True, 1_000, 0)
+    assert (image.usage, image.usage_exclusive, image.limit, image.limit_exclusive) == (10, 20, 30, 40)
+    assert found(Images((places[0],), 262), "web").modified == 2_000
     assert found(images, "web").type is ImageType.SUBVOLUME
     assert found(images, "web").is_tree
 
@@ -146,7 +151,10 @@ def test_block_device(images: Images, places: tuple[Path, Path]) -> None:
     image = found(images, "disk")
     assert (image.type, image.created, image.is_tree) == (ImageType.BLOCK, 0, False)
     assert image.limit == image.usage
-    assert image.lock_paths()[0].name.startswith("block-")
+    assert [path.name[:6] for path in image.lock_paths()] == [".#disk", "block-"]
+    resolved = found(Images((places[0],), 262), "disk")
+    assert resolved.path == str(device)
+    assert [path.name[:6] for path in resolved.lock_paths()] == ["block-"]
 
 
 def test_vendor_images_are_read_only() -> None:

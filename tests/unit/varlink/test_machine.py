@@ -77,6 +77,7 @@ def authority() -> FakeAuthority:
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(module, "SOCKET", tmp_path / "machine" / "socket")
+    monkeypatch.setattr(module, "IMAGE_SOCKET", tmp_path / "machine" / "images")
     return tmp_path / "machine" / "socket"
 
 
@@ -150,7 +151,12 @@ class TestSockets:
     async def test_info(self, client: VarlinkClient) -> None:
         info = (await client.call("org.varlink.service.GetInfo"))["parameters"]
         assert info["version"] == "257"
-        assert info["interfaces"] == ["io.systemd", "io.systemd.Machine", "org.varlink.service"]
+        assert info["interfaces"] == [
+            "io.systemd",
+            "io.systemd.Machine",
+            "io.systemd.MachineImage",
+            "org.varlink.service",
+        ]
 
     async def test_description(self, client: VarlinkClient) -> None:
         reply = await client.call(

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Long operations, each done by a process of its own that can be killed (machined.linux.workerchild).
+
+An operation is a function of a module of this layer, "module:function", with plain arguments and result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import marshal
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from machined.linux.process import PidRef
+
+LIMIT: Final = 64
+"""So many operations are under way at a time, as with systemd-machined."""
+GRACE: Final = 5.0
+"""Seconds an operation has to take back what it began, before it is killed."""
+_REPLY_MAX: Final = 4 * 1024 * 1024
+_PACKAGES: Final = str(Path(__file__).parent.parent.parent)
+_PROGRAM: Final = """\
+import sys
+sys.path.append(sys.argv[1])
+from machined.linux.workerchild import main
+main()
+"""
+_ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "SYSTEMD_BYPASS_USERDB": "1",
+}
+
+
+class TooManyError(Exception):
+    """As many operations as there may be are under way."""
+
+
+class Workers:
+    """Runs operations, at most `limit` at a time; more than that are refused, or wait their turn."""
+
+    def __init__(self, limit: int = LIMIT, *, wait: bool = False) -> None:
+        self._limit = limit
+        self._turns = asyncio.Semaphore(limit) if wait else None
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def full(self) -> bool:
+        return self._under_way >= self._limit
+
+    async def run(self, operation: str, *args: Any, timeout: float | None = None) -> Any:
+        """The operation's result. Raises what it raised of OSError, TooManyError, TimeoutError.
+
+        One whose caller is cancelled, or that is out of time (seconds), is told to take back what it began.
+        """
+        if self._turns is not None:
+            async with self._turns:
+                return await self._run(operation, args, timeout)
+        if self.full:
+            raise TooManyError
+        return await self._run(operation, args, timeout)
+
+    async def _run(self, operation: str, args: tuple[Any, ...], timeout: float | None) -> Any:
+        self._under_way += 1
+        # Its end is waited for whoever was cancelled, and close() finds it.
+        task = asyncio.ensure_future(_operate(operation, args, timeout))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way -= 1
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller has it, or is gone
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _operate(operation: str, args: tuple[Any, ...], timeout: float | None) -> Any:
+    child = _Child()
+    try:
+        try:
+            async with asyncio.timeout(timeout):
+                await child.send(marshal.dumps((operation, args)))
+                answer = await child.receive()
+                await child.gone
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+    finally:
+        await child.end()
+    try:
+        number, value = marshal.loads(answer)
+    except (EOFError, ValueError, TypeError):
+        raise OSError(errno.EIO, f"the process of '{operation}' died, see the log") from None
+    if number:
+        raise OSError(number, value)
+    return value
+
+
+class _Child:
+    """One process, from its start to its reaping."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours.setblocking(False)
+            # Popen rather than asyncio's subprocesses: a process group may only be signalled while its
+            # leader is not reaped.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _PACKAGES],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=_ENVIRONMENT,
+                cwd="/",
+                process_group=0,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._sock = ours
+        loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[None] = loop.create_future()
+        self._ref = PidRef.open(self._process.pid)
+        self._ref.watch(loop, self._reap)
+
+    def _reap(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)  # the last chance to name what it may have started
+        self._process.wait()
+        self._ref.close()
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    async def send(self, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # receive() finds it dead
+            await loop.sock_sendall(self._sock, len(data).to_bytes(8, "little") + data)
+
+    async def receive(self) -> bytes:
+        """All that it sends until its end."""
+        loop = asyncio.get_running_loop()
+        data = bytearray()
+        with contextlib.suppress(ConnectionResetError):
+            while packet := await loop.sock_recv(self._sock, 64 * 1024):
+                data += packet
+                if len(data) > _REPLY_MAX:
+                    raise OSError(errno.EMSGSIZE, f"an operation answers with more than {_REPLY_MAX} bytes")
+        return bytes(data)
+
+    async def end(self) -> None:
+        """See that it ends: by its own doing when it can, and whatever became of the caller."""
+        self._sock.close()
+        if self.gone.done():
+            return
+        self._process.send_signal(signal.SIGTERM)
+        waiting = asyncio.ensure_future(asyncio.wait([self.gone], timeout=GRACE))
+        try:
+            await asyncio.shield(waiting)
+        finally:
+            if not self.gone.done():
+                os.killpg(self._process.pid, signal.SIGKILL)
+                await asyncio.wait([self.gone], timeout=GRACE)
+            await asyncio.wait([waiting])
