@@ -29,6 +29,9 @@ def disable(context: Context, arguments: list[str]) -> int:
 
 def _change(context: Context, machines: list[str], member: str, doing: str) -> None:
     bus = context.mutating_bus()
+    if context.options.runner != "nspawn":
+        _report(context, _stock(context, bus, machines, doing))
+        return
     try:
         for name in machines:
             _report(context, _ours(context, bus, member, doing, name))
@@ -53,7 +56,7 @@ def _ours(context: Context, bus: Bus, member: str, doing: str, name: str) -> lis
 
 def _stock(context: Context, bus: Bus, machines: list[str], doing: str) -> list[Change]:
     power.check_images(context, bus, machines)
-    units = [power.stock_unit(name) for name in machines]
+    units = [power.stock_unit(name, context.options.runner) for name in machines]
     try:
         if doing == "enable":
             reply: tuple[bool, list[Change]] = bus.call(

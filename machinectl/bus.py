@@ -264,9 +264,10 @@ def connect_socket(sock: socket.socket, *, fds: bool, timeout: float = TIMEOUT) 
     sock.settimeout(None)
 
 
-def open_system_bus(*, fds: bool, interactive: bool) -> Bus:
-    """Raises CommandError when there is no bus."""
-    addresses = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS
+def open_local_bus(*, user: bool, fds: bool, interactive: bool) -> Bus:
+    """The system's bus, or that of the user's session. Raises CommandError when there is none."""
+    kind = "user" if user else "system"
+    addresses = _user_bus() if user else os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS
     problem: OSError | None = None
     for path in _unix_paths(addresses):
         sock = socket.socket(socket.AF_UNIX)
@@ -282,8 +283,21 @@ def open_system_bus(*, fds: bool, interactive: bool) -> Bus:
             raise
     reason = "no address of the kind 'unix:' in it" if problem is None else _reason(problem)
     raise CommandError(
-        f"Failed to connect to the system bus at '{addresses}': {reason}",
-        "Is D-Bus running? On a host booted with systemd: 'systemctl start dbus.socket'.",
+        f"Failed to connect to the {kind} bus at '{addresses}': {reason}",
+        "Is D-Bus running? On a host booted with systemd: 'systemctl start dbus.socket'."
+        if not user
+        else "The user must be logged in here, see 'loginctl list-users'.",
+    )
+
+
+def _user_bus() -> str:
+    if address := os.environ.get("DBUS_SESSION_BUS_ADDRESS"):
+        return address
+    if directory := os.environ.get("XDG_RUNTIME_DIR"):
+        return f"unix:path={directory}/bus"
+    raise CommandError(
+        "Failed to connect to user scope bus: $DBUS_SESSION_BUS_ADDRESS and $XDG_RUNTIME_DIR are not set.",
+        "'machinectl --machine=USER@.host --user' goes to the bus of another user.",
     )
 
 

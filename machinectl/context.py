@@ -36,11 +36,15 @@ class Context:
 
     def mutating_bus(self, *, fds: bool = False) -> Bus:
         """The same, with an agent at hand that can ask for a password where polkit wants one."""
+        self.start_agent()
+        return self.bus(fds=fds)
+
+    def start_agent(self) -> None:
+        """From here on somebody asks for the passwords polkit wants, unless that is not wished for."""
         if self._agent is None and self.options.ask_password and self.local:
             from .agent import Agent
 
             self._agent = Agent.start()
-        return self.bus(fds=fds)
 
     def end_agent(self) -> None:
         """From here on nobody asks for passwords: the terminal is needed for something else."""
@@ -65,12 +69,14 @@ class Context:
         if options.host and options.machine:
             raise CommandError("--host= and --machine= cannot be combined.")
         if self.local:
-            return bus.open_system_bus(fds=fds, interactive=options.ask_password)
+            return bus.open_local_bus(user=options.user, fds=fds, interactive=options.ask_password)
         from . import remote
 
         if options.host:
-            command, what = remote.host_command(options.host), f"host '{options.host}'"
+            command = remote.host_command(options.host, user=options.user)
+            what = f"host '{options.host}'"
         else:
-            command, what = remote.machine_command(options.machine), f"container '{options.machine}'"
+            command = remote.machine_command(options.machine, user=options.user)
+            what = f"container '{options.machine}'"
         self._remote = remote.RemoteBus(command, what, fds=fds, interactive=options.ask_password)
         return self._remote.bus

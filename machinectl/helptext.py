@@ -15,8 +15,8 @@ _TAIL = """\
 Exit status: 0 when everything asked for was done, 1 when anything failed (a
 wrong command line too), 130 when interrupted; shell and login: 0 when the
 session was opened. A failure says what, of which name and why on stderr, and
-what can be done. start, poweroff and reboot wait for the result unless
---no-block is given.
+what can be done. start waits for the result unless --no-block is given, and
+where machined is the manager so do poweroff and reboot.
 
 See the machinectl(1) man page for details.
 """
@@ -61,7 +61,14 @@ def help_verb(context: Context, arguments: list[str]) -> int:
 def options_of(verb: Verb) -> list[Option]:
     """The options that mean something to a verb. All are accepted by all, as in the stock client."""
     wanted = {*COMMON, *verb.options}
-    return [option for option in OPTIONS if option.long in wanted or (option.also and option.also in wanted)]
+    return [option for option in OPTIONS if option.long in wanted or _is_short_for(option, wanted)]
+
+
+def _is_short_for(option: Option, wanted: set[str]) -> bool:
+    """An option with a letter alone belongs to the long one that sets the same."""
+    if option.long:
+        return False
+    return any(other.long in wanted for other in OPTIONS if other.field == option.field)
 
 
 def _verb_head(verb: Verb) -> str:
@@ -71,7 +78,7 @@ def _verb_head(verb: Verb) -> str:
 def _option_head(option: Option) -> str:
     short = f"-{option.short}" if option.short else "  "
     if not option.long:
-        return f"{short} {option.metavar}"
+        return f"{short} {option.metavar}".rstrip()
     return f"{short} --{option.long}" + (f"={option.metavar}" if option.metavar else "")
 
 

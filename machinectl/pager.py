@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Self
+
+from .table import Options
 
 _BUILT_IN = ("less", "more")
 
@@ -44,6 +47,22 @@ class Pager:
             os.dup2(self._terminal, 1)
             os.close(self._terminal)
             os.waitpid(self._pid, 0)
+
+
+class paging:
+    """What the block prints goes through a pager where one is wanted."""
+
+    def __init__(self, options: Options) -> None:
+        self._wanted = options.pager and not options.json
+        self._pager: Pager | None = None
+
+    def __enter__(self) -> Self:
+        self._pager = Pager.start() if self._wanted else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pager is not None:
+            self._pager.close()
 
 
 def _commands() -> list[list[str]]:

@@ -33,37 +33,46 @@ def start(context: Context, arguments: list[str]) -> int:
     for name in arguments:
         names.check(name)
     bus = context.mutating_bus()
-    try:
-        return _our_jobs(context, bus, "StartMachine", "start", arguments)
-    except BusError as error:
-        if not error.not_there:
-            raise
+    if context.options.runner == "nspawn":
+        try:
+            return _our_jobs(context, bus, "StartMachine", "start", arguments)
+        except BusError as error:
+            if not error.not_there:
+                raise
     return _start_stock(context, bus, arguments)
 
 
 def poweroff(context: Context, arguments: list[str]) -> int:
     bus = context.mutating_bus()
+    machines = _not_ordered(context, arguments, "PowerOff")
     try:
-        return _our_jobs(context, bus, "StopMachine", "power off", arguments)
+        return _our_jobs(context, bus, "StopMachine", "power off", machines)
     except BusError as error:
         if not error.not_there:
             raise
-    return _kill(context, bus, arguments, "leader", _POWEROFF)
+    return _kill(context, bus, machines, "leader", _POWEROFF)
 
 
 def reboot(context: Context, arguments: list[str]) -> int:
     bus = context.mutating_bus()
+    machines = _not_ordered(context, arguments, "Reboot")
+    if machines and context.options.runner == "vmspawn":
+        raise CommandError(
+            f"Could not reboot machine '{machines[0]}': it takes no orders, and the host has no init of a "
+            "virtual machine to signal.",
+            "Without --runner=vmspawn it gets one nevertheless.",
+        )
     try:
-        return _our_jobs(context, bus, "RebootMachine", "reboot", arguments)
+        return _our_jobs(context, bus, "RebootMachine", "reboot", machines)
     except BusError as error:
         if not error.not_there:
             raise
-    return _kill(context, bus, arguments, "leader", _REBOOT)
+    return _kill(context, bus, machines, "leader", _REBOOT)
 
 
 def terminate(context: Context, arguments: list[str]) -> int:
     bus = context.mutating_bus()
-    for name in arguments:
+    for name in _not_ordered(context, arguments, "Terminate"):
         try:
             bus.call(MACHINE1, "TerminateMachine", "s", name, timeout=ASKING_TIMEOUT)
         except BusError as error:
@@ -75,6 +84,13 @@ def kill(context: Context, arguments: list[str]) -> int:
     options = context.options
     signal = signals.number(options.signal or "SIGTERM")
     return _kill(context, context.mutating_bus(), arguments, options.kill_whom or "all", signal)
+
+
+def _not_ordered(context: Context, machines: Sequence[str], method: str) -> list[str]:
+    """The machines that take no orders themselves; the others have got this one."""
+    from .control import order_if_possible
+
+    return [name for name in machines if not order_if_possible(context, name, method)]
 
 
 def _kill(context: Context, bus: Bus, arguments: Sequence[str], whom: str, signal: int) -> int:
@@ -92,6 +108,8 @@ def _our_jobs(context: Context, bus: Bus, member: str, doing: str, machines: Seq
     Raises BusError where the manager is systemd's.
     """
     options = context.options
+    if not machines:
+        return 0
     settings: dict[str, tuple[str, object]] = {}
     if 0 < options.timeout < float("inf") and member != "StartMachine":
         settings["timeout-usec"] = ("t", int(options.timeout * 1_000_000))
@@ -141,9 +159,9 @@ def check_images(context: Context, bus: Bus, machines: Sequence[str]) -> None:
             raise job_refused(context, error, "find the image of", name) from error
 
 
-def stock_unit(name: str) -> str:
+def stock_unit(name: str, runner: str = "nspawn") -> str:
     """The unit systemd's own client starts. Valid machine names need no escaping in it."""
-    return f"systemd-nspawn@{name}.service"
+    return f"systemd-{runner}@{name}.service"
 
 
 def _start_stock(context: Context, bus: Bus, machines: Sequence[str]) -> int:
@@ -151,10 +169,9 @@ def _start_stock(context: Context, bus: Bus, machines: Sequence[str]) -> int:
     waiter = JobWaiter(bus, SYSTEMD1) if context.options.block else None
     jobs: dict[str, str] = {}
     for name in machines:
+        unit = stock_unit(name, context.options.runner)
         try:
-            job: str = bus.call(
-                SYSTEMD1, "StartUnit", "ss", stock_unit(name), "fail", reply="o", timeout=ASKING_TIMEOUT
-            )
+            job: str = bus.call(SYSTEMD1, "StartUnit", "ss", unit, "fail", reply="o", timeout=ASKING_TIMEOUT)
         except BusError as error:
             raise context.failure(error, "Failed to start unit") from error
         jobs[job] = name
@@ -162,13 +179,12 @@ def _start_stock(context: Context, bus: Bus, machines: Sequence[str]) -> int:
     if waiter is not None:
         for name, body in waiter.wait(jobs, context.options.timeout):
             if body[3] not in ("done", "skipped"):
-                _explain_stock_failure(bus, name, str(body[3]))
+                _explain_stock_failure(bus, name, stock_unit(name, context.options.runner), str(body[3]))
                 status = 1
     return status
 
 
-def _explain_stock_failure(bus: Bus, name: str, result: str) -> None:
-    unit = stock_unit(name)
+def _explain_stock_failure(bus: Bus, name: str, unit: str, result: str) -> None:
     reason = f"the job ended with '{result}'"
     if result == "failed":
         target = Target(

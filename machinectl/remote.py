@@ -15,22 +15,26 @@ from . import bus
 from .errors import BusError, CommandError
 
 
-def host_command(spec: str) -> list[str]:
+def host_command(spec: str, *, user: bool = False) -> list[str]:
     """[USER@]HOST[:PORT][/CONTAINER] as an ssh command line."""
     host, _, container = spec.partition("/")
     host, colon, port = host.rpartition(":") if host.count(":") == 1 else (host, "", "")
     if not host or host.startswith("-") or (colon and not port.isdigit()):
         raise CommandError(f"'{spec}' is not a host: expected [USER@]HOST[:PORT][/CONTAINER].")
     inside = [f"--machine={container}"] if container else []
+    inside += ["--user"] if user else []
     return ["ssh", "-xT", *(["-p", port] if colon else []), "--", host, "systemd-stdio-bridge", *inside]
 
 
-def machine_command(spec: str) -> list[str]:
-    """[USER@]CONTAINER as a systemd-run command line."""
-    user, _, name = spec.rpartition("@")
+def machine_command(spec: str, *, user: bool = False) -> list[str]:
+    """[USER@]CONTAINER as a systemd-run command line; `user`: to the bus of that user."""
+    login, _, name = spec.rpartition("@")
     if not name or name.startswith("-"):
         raise CommandError(f"'{spec}' is not a container: expected [USER@]CONTAINER.")
-    switch = [f"--property=User={user}", "--property=PAMName=login"] if user else []
+    if user:
+        # It knows the way to a user's bus itself, by a login of that user.
+        return ["systemd-stdio-bridge", f"--machine={spec}", "--user"]
+    switch = [f"--property=User={login}", "--property=PAMName=login"] if login else []
     command = ["systemd-run", f"--machine={name}", "--pipe", "--quiet", "--wait", "--collect", *switch]
     return [*command, "--", "systemd-stdio-bridge"]
 

@@ -30,11 +30,11 @@ def show(context: Context, arguments: list[str]) -> int:
         pager = Pager.start()
     try:
         if not arguments:
-            _print(context, _manager(context, bus))
+            print_properties(context, _manager(context, bus))
         for number, name in enumerate(arguments):
             if number:
                 print()
-            _print(context, machine_properties(context, bus, name))
+            print_properties(context, machine_properties(context, bus, name))
     finally:
         if pager is not None:
             pager.close()
@@ -92,7 +92,7 @@ def details(name: str) -> list[Call]:
     ]
 
 
-def _print(context: Context, properties: Properties) -> None:
+def print_properties(context: Context, properties: Properties) -> None:
     options = context.options
     # Who asks for a property by its name wants to see it even when it is empty.
     everything = options.all or bool(options.properties)

@@ -70,6 +70,8 @@ def _machine(context: Context, bus: Bus, name: str) -> None:
         _line("Service", f"{service}; class {kind}" if kind else service)
     elif kind:
         _line("Class", kind)
+    if owner := get.number("UID"):  # 258 and later
+        _line("UID", str(owner))
     if root := get.text("RootDirectory"):
         _line("Root", root)
     interfaces = get.numbers("NetworkInterfaces")
@@ -82,11 +84,14 @@ def _machine(context: Context, bus: Bus, name: str) -> None:
     if not isinstance(release, BusError) and release.get("PRETTY_NAME"):
         _line("OS", release["PRETTY_NAME"])
     if not isinstance(shift, BusError) and shift:
-        print(f"  UID Shift: {shift}")
-    unit = get.text("Unit")
+        # The words of either version of systemd's own client.
+        print(f"\tID Shift: {shift}" if "UID" in properties else f"  UID Shift: {shift}")
+    unit, subgroup = get.text("Unit"), get.text("Subgroup").strip("/")
     if unit:
         _line("Unit", unit)
-        _tree(bus, unit)
+        if subgroup:
+            _line("Subgroup", subgroup)
+        _tree(bus, unit, subgroup)
         if context.local and kind != "host":
             _journal(context, unit, since)
 
@@ -153,8 +158,11 @@ def _interface_name(index: int) -> str:
         return str(index)
 
 
-def _tree(bus: Bus, unit: str) -> None:
-    """Silent where systemd does not tell: the machine may just have gone."""
+def _tree(bus: Bus, unit: str, subgroup: str) -> None:
+    """The processes of a unit, or of a group below it.
+
+    Silent where systemd does not tell: the machine may just have gone.
+    """
     path = f"{SYSTEMD1.path}/unit/{escape_label(unit)}"
     suffix = unit.rpartition(".")[2]
     interface = f"org.freedesktop.systemd1.{suffix.capitalize()}"
@@ -166,7 +174,8 @@ def _tree(bus: Bus, unit: str) -> None:
     except BusError:
         return
     width = terminal_width() - 18 if sys.stdout.isatty() else 0
-    for line in draw(processes, group[1]):
+    root = f"{group[1].rstrip('/')}/{subgroup}" if subgroup else group[1]
+    for line in draw(processes, root):
         print(_INDENT + (line[:width] if width > 0 else line))
 
 

@@ -60,25 +60,28 @@ class Verb:
 
 
 ANY = 2**31
+_IMPORTCTL = "transfers:importctl"  # which counts the arguments as well
 
 # The order of the first rows decides which of two equally near verbs is suggested for a mistyped one.
 VERBS = (
     Verb("list", "", 0, 0, "List running VMs and containers", "list_machines:list_machines",
          options="all full output max-addresses no-legend no-pager json"),
-    Verb("list-images", "", 0, 0, "Show available container and VM images", "list_images:list_images",
-         group="Image", options="all full output no-legend no-pager json"),
     Verb("status", "NAME…", 1, ANY, "Show VM/container details", "status:status",
          options="lines output full no-pager", complete="machines"),
     Verb("show", "[NAME…]", 0, ANY, "Show properties of one or more VMs/containers, or of the manager",
          "show:show", options="property value all no-pager", complete="machines"),
     Verb("start", "NAME…", 1, ANY, "Start container as a service", "power:start",
-         options="no-block timeout quiet", complete="images"),
+         options="no-block timeout runner quiet", complete="images"),
     Verb("terminate", "NAME…", 1, ANY, "Terminate one or more VMs/containers", "power:terminate",
          complete="machines"),
-    Verb("reboot", "NAME…", 1, ANY, "Reboot one or more containers", "power:reboot", aliases=("restart",),
+    Verb("reboot", "NAME…", 1, ANY, "Reboot one or more machines", "power:reboot", aliases=("restart",),
          options="no-block timeout", complete="machines"),
-    Verb("poweroff", "NAME…", 1, ANY, "Power off one or more containers", "power:poweroff",
+    Verb("poweroff", "NAME…", 1, ANY, "Power off one or more machines", "power:poweroff",
          aliases=("stop",), options="no-block timeout", complete="machines"),
+    Verb("pause", "NAME…", 1, ANY, "Pause one or more virtual machines", "control:pause",
+         complete="machines"),
+    Verb("resume", "NAME…", 1, ANY, "Resume one or more paused virtual machines", "control:resume",
+         complete="machines"),
     Verb("kill", "NAME…", 1, ANY, "Send signal to processes of a VM/container", "power:kill",
          options="signal kill-whom", complete="machines"),
     Verb("login", "[NAME]", 0, 1, "Get a login prompt in a container or on the local host", "session:login",
@@ -87,16 +90,63 @@ VERBS = (
          "Invoke a shell (or other command) in a container or on the local host", "session:shell",
          options="uid setenv quiet", complete="users", program=True),
     Verb("enable", "NAME…", 1, ANY, "Enable automatic container start at boot", "autostart:enable",
-         options="now no-block timeout quiet", complete="images"),
+         options="now no-block timeout runner quiet", complete="images"),
     Verb("disable", "NAME…", 1, ANY, "Disable automatic container start at boot", "autostart:disable",
-         options="now no-block timeout quiet", complete="images"),
+         options="now no-block timeout runner quiet", complete="images"),
     Verb("wait", "NAME…", 1, ANY, "Wait until machines run, or are in another state", "wait:wait",
          options="for timeout quiet", complete="images"),
+    Verb("copy-to", "NAME PATH [PATH]", 2, 3, "Copy files from the host to a container", "files:copy_to",
+         options="force", complete="machines"),
+    Verb("copy-from", "NAME PATH [PATH]", 2, 3, "Copy files from a container to the host",
+         "files:copy_from", options="force", complete="machines"),
+    Verb("bind", "NAME PATH [PATH]", 2, 3, "Bind mount a path from the host into a container", "files:bind",
+         options="read-only mkdir", complete="machines"),
+    Verb("bind-volume", "NAME PROVIDER:VOLUME[:…]", 2, 2, "Attach a volume to a running virtual machine",
+         "volumes:bind_volume", complete="machines"),
+    Verb("unbind-volume", "NAME PROVIDER:VOLUME", 2, 2, "Detach a volume from a running virtual machine",
+         "volumes:unbind_volume", complete="machines"),
+    Verb("list-images", "", 0, 0, "Show available container and VM images", "list_images:list_images",
+         group="Image", options="all full output no-legend no-pager json"),
+    Verb("image-status", "[NAME…]", 0, ANY, "Show image details, or those of the pool",
+         "image_status:image_status", group="Image", options="no-pager", complete="images"),
+    Verb("show-image", "[NAME…]", 0, ANY, "Show properties of one or more images, or of the manager",
+         "image_status:show_image", group="Image", options="property value all no-pager", complete="images"),
+    Verb("edit", "NAME|FILE…", 1, ANY, "Edit settings of one or more containers", "settings:edit",
+         group="Image", complete="images"),
+    Verb("cat", "NAME|FILE…", 1, ANY, "Show settings of one or more containers", "settings:cat",
+         group="Image", options="no-pager", complete="images"),
+    Verb("clone", "NAME NAME", 2, 2, "Clone an image", "images:clone", group="Image", options="read-only",
+         complete="images"),
+    Verb("rename", "NAME NAME", 2, 2, "Rename an image", "images:rename", group="Image", complete="images"),
+    Verb("read-only", "NAME [BOOL]", 1, 2, "Mark or unmark image read-only", "images:read_only",
+         group="Image", complete="images"),
+    Verb("remove", "NAME…", 1, ANY, "Remove an image", "images:remove", group="Image", complete="images"),
+    Verb("set-limit", "[NAME] BYTES", 1, 2, "Set image or pool size limit (disk quota)", "images:set_limit",
+         group="Image", complete="images"),
+    Verb("clean", "", 0, 0, "Remove hidden (or all) images", "images:clean", group="Image",
+         options="all quiet"),
+    Verb("pull-tar", "URL [NAME]", 0, ANY, "Download a TAR container image", _IMPORTCTL, group="Transfer",
+         options="verify force read-only quiet"),
+    Verb("pull-raw", "URL [NAME]", 0, ANY, "Download a RAW container or VM image", _IMPORTCTL,
+         group="Transfer", options="verify force read-only quiet"),
+    Verb("import-tar", "FILE [NAME]", 0, ANY, "Import a local TAR container image", _IMPORTCTL,
+         group="Transfer", options="force read-only quiet"),
+    Verb("import-raw", "FILE [NAME]", 0, ANY, "Import a local RAW container or VM image", _IMPORTCTL,
+         group="Transfer", options="force read-only quiet"),
+    Verb("import-fs", "DIRECTORY [NAME]", 0, ANY, "Import a local directory container image", _IMPORTCTL,
+         group="Transfer", options="force read-only quiet"),
+    Verb("export-tar", "NAME [FILE]", 0, ANY, "Export a TAR container image locally", _IMPORTCTL,
+         group="Transfer", options="format quiet", complete="images"),
+    Verb("export-raw", "NAME [FILE]", 0, ANY, "Export a RAW container or VM image locally", _IMPORTCTL,
+         group="Transfer", options="format quiet", complete="images"),
+    Verb("list-transfers", "", 0, ANY, "Show a list of downloads in progress", _IMPORTCTL,
+         group="Transfer", options="no-legend no-pager"),
+    Verb("cancel-transfer", "ID…", 0, ANY, "Cancel a download", _IMPORTCTL, group="Transfer"),
     Verb("help", "[VERB]", 0, 1, "Show this help, or that of one verb", "helptext:help_verb", group="Other",
          complete="verbs"),
 )  # fmt: skip
 
-COMMON = ("help", "version", "no-ask-password", "host", "machine")
+COMMON = ("help", "version", "no-ask-password", "host", "machine", "system", "user")
 """Options every verb takes."""
 
 OPTIONS = (
@@ -105,22 +155,27 @@ OPTIONS = (
     Option("no-pager", "", "", "pager", "Do not pipe output into a pager", const=False),
     Option("no-legend", "", "", "legend", "Do not show the headers and footers", const=False),
     Option("no-ask-password", "", "", "ask_password", "Do not ask for system passwords", const=False),
-    Option("host", "H", "[USER@]HOST", "host", "Operate on remote host"),
+    Option("host", "H", "[USER@]HOST", "host", "Operate on remote host", parse=values.host),
     Option("machine", "M", "CONTAINER", "machine", "Operate on local container", parse=values.machine,
            complete="machines"),
+    Option("system", "", "", "user", "Connect to the system's machine manager", const=False),
+    Option("user", "", "", "user", "Connect to the user's machine manager"),
     Option("property", "p", "NAME", "properties", "Show only properties by this name"),
     Option("value", "", "", "value", "When showing properties, only print the value"),
     Option("", "P", "NAME", "properties", "Equivalent to --value --property=NAME", also="value"),
     Option("quiet", "q", "", "quiet", "Suppress output"),
     Option("all", "a", "", "all", "Show all properties, including empty ones, or hidden ones"),
     Option("full", "l", "", "full", "Do not ellipsize output"),
-    Option("kill-whom", "", "WHOM", "kill_whom", "Whom to send signal to (leader, all)",
-           complete="leader all"),
+    Option("kill-whom", "", "WHOM", "kill_whom", "Whom to send signal to (leader, supervisor, all)",
+           complete="leader supervisor all"),
     Option("signal", "s", "SIGNAL", "signal", "Which signal to send ('list' shows all)",
            parse=values.signal_name, complete="signals"),
     Option("uid", "", "USER", "uid", "Specify user ID to invoke shell as"),
     Option("setenv", "E", "VAR[=VALUE]", "setenv", "Add an environment variable for shell",
            parse=values.assignment),
+    Option("read-only", "", "", "read_only", "Create read-only bind mount or clone"),
+    Option("mkdir", "", "", "mkdir", "Create directory before bind mounting, if missing"),
+    Option("force", "", "", "force", "Replace target file when copying, if necessary"),
     Option("lines", "n", "INTEGER", "lines", "Number of journal entries to show", parse=values.lines),
     Option("max-addresses", "", "INTEGER", "max_addresses", "Number of internet addresses to show at most",
            parse=values.max_addresses, complete="all"),
@@ -128,6 +183,13 @@ OPTIONS = (
            parse=values.output, complete=" ".join(values.OUTPUT_MODES)),
     Option("json", "", "", "output", "Short for --output=json", const="json"),
     Option("now", "", "", "now", "Start or power off container after enabling or disabling it"),
+    Option("runner", "", "RUNNER", "runner", "Run the machine by 'nspawn' or 'vmspawn'",
+           parse=values.runner, complete=" ".join(values.RUNNERS)),
+    Option("", "V", "", "runner", "Short for --runner=vmspawn", const="vmspawn"),
+    Option("verify", "", "MODE", "verify", "How to verify downloads ('help' shows all)",
+           parse=values.verify, complete=" ".join(values.VERIFY_MODES)),
+    Option("format", "", "FORMAT", "format", "How to compress what is exported",
+           parse=values.compression, complete=" ".join(values.FORMATS)),
     Option("no-block", "", "", "block", "Do not wait until the operation is done", const=False),
     Option("timeout", "", "SEC", "timeout", "How long to wait ('90', '1min 30s')", parse=values.seconds),
     Option("for", "", "STATE", "condition", "State to wait for (running, stopped, …)",
@@ -146,6 +208,7 @@ class Options:
     ask_password = True
     host = ""
     machine = ""
+    user = False
     value = False
     quiet = False
     all = False
@@ -156,6 +219,12 @@ class Options:
     lines = 10
     max_addresses = 1
     output = "short"
+    read_only = False
+    mkdir = False
+    force = False
+    runner = "nspawn"
+    verify = "signature"
+    format = ""
     now = False
     block = True
     timeout = 0.0  # 0 = not given

@@ -13,6 +13,10 @@ OUTPUT_MODES = (
     "cat", "with-unit",
 )  # fmt: skip
 
+RUNNERS = ("nspawn", "vmspawn")
+VERIFY_MODES = ("no", "checksum", "signature")
+FORMATS = ("uncompressed", "xz", "gzip", "bzip2", "zstd")
+
 ALL = 2**32 - 1
 """--max-addresses=all"""
 
@@ -53,6 +57,33 @@ def output(value: str) -> str:
         raise Answer("\n".join(OUTPUT_MODES))
     if value not in OUTPUT_MODES:
         raise CommandError(f"Unknown output '{value}'.", "'--output=help' lists the output modes.")
+    return value
+
+
+def runner(value: str) -> str:
+    return _one_of(value, RUNNERS, f"Failed to parse --runner= setting: {value}")
+
+
+def verify(value: str) -> str:
+    if value == "help":
+        raise Answer("\n".join(VERIFY_MODES))
+    return _one_of(value, VERIFY_MODES, f"Failed to parse --verify= setting: {value}")
+
+
+def compression(value: str) -> str:
+    return _one_of(value, FORMATS, f"Unknown format: {value}")
+
+
+def _one_of(value: str, words: tuple[str, ...], complaint: str) -> str:
+    if value not in words:
+        raise CommandError(complaint, f"It can be {', '.join(words[:-1])} or {words[-1]}.")
+    return value
+
+
+def host(value: str) -> str:
+    """An empty one would mean this host, which nobody who writes --host= wants."""
+    if not value:
+        raise CommandError("Failed to connect to system scope bus via remote transport: --host= is empty.")
     return value
 
 

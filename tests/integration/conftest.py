@@ -7,7 +7,9 @@ import pytest
 
 from tests.host import layer, recipe
 from tests.host.boot import Host
+from tests.host.client import client_host
 from tests.host.probe import why_not
+from tests.integration.both_clients import DAEMONS, BothClients
 from tests.integration.driver import Driver, unique_name
 
 
@@ -44,6 +46,16 @@ def machined_host(suite: str) -> Iterator[Host]:
 def managed(machined_host: Host) -> Driver:
     """The session's host with machined, with a driver in front."""
     return Driver(machined_host)
+
+
+@pytest.fixture(scope="session", params=DAEMONS)
+def clients(suite: str, request: pytest.FixtureRequest) -> Iterator[BothClients]:
+    """Our client and systemd's in front of one daemon, with a guest that runs and settings for three."""
+    ours_serves = request.param == "machined"
+    with layer.machined_host(suite) if ours_serves else client_host(suite) as host:
+        both = BothClients(host.boot(), ours_serves=ours_serves)
+        both.prepare()
+        yield both
 
 
 @pytest.fixture

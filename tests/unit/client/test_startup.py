@@ -11,6 +11,8 @@ from pathlib import Path
 import jeepney
 import pytest
 
+from machinectl.table import VERBS
+
 from .fakebus import OURS, Peer
 
 ROOT = Path(__file__).parents[3]
@@ -24,6 +26,12 @@ HEAVY = {
     "argparse",
     "subprocess",
     "logging",
+}
+MADE_OF = {
+    "autostart": {"machinectl.power"},
+    "image_status": {"machinectl.show"},
+    "status": {"machinectl.show", "machinectl.list_machines"},
+    "volumes": {"machinectl.control"},
 }
 ROWS = [
     (
@@ -77,6 +85,23 @@ def test_list_imports_nothing_heavy(running: Peer) -> None:
 
 def test_help_needs_no_bus() -> None:
     assert not imported("--help") & (HEAVY | {"jeepney", "socket", "machinectl.bus"})
+
+
+def test_every_verb_begins_with_its_own_module_alone() -> None:
+    """No verb needs what is slow to load, and none loads another verb's work but what it is made of."""
+    modules = sorted({verb.function.partition(":")[0] for verb in VERBS})
+    for module in modules:
+        code = f"import machinectl.{module}; print('|', *sys.modules)"
+        loaded = set(run(code).rpartition("|")[2].split())
+        assert not loaded & HEAVY, module
+        others = {f"machinectl.{other}" for other in modules} & loaded - {f"machinectl.{module}"}
+        assert others <= MADE_OF.get(module, set()), module
+
+
+def test_poweroff_loads_no_varlink_where_nobody_listens() -> None:
+    assert not set(run("import machinectl.power, machinectl.control; print('|', *sys.modules)").split()) & {
+        "json", "machinectl.varlink"
+    }  # fmt: skip
 
 
 def test_login_imports_nothing_heavy() -> None:
