@@ -60,6 +60,10 @@ _MANAGER: Final = {
     "OpenMachineShell": "A program (empty path: the user's shell) on a new terminal in the machine.",
     "OpenMachineRootDirectory": "A descriptor of the machine's root directory.",
     "GetMachineUIDShift": "First user ID on the host of a container with a plain mapping.",
+    "MapFromMachineUser": "The user of the host that a user of a container is.",
+    "MapToMachineUser": "The container that a user of the host belongs to, and the user in there.",
+    "MapFromMachineGroup": "The group of the host that a group of a container is.",
+    "MapToMachineGroup": "The container that a group of the host belongs to, and the group in there.",
     "MachineNew": "A machine has been registered.",
     "MachineRemoved": "A machine has gone.",
 }
