@@ -58,7 +58,7 @@ class Daemon:
         systemd.on_unit_removed = core.unit_removed
         systemd.on_reloaded = core.reloaded
         service = BusService(bus, core, systemd, self._control)
-        varlink = VarlinkService(core, service.polkit)
+        varlink = VarlinkService(core, service.polkit, self._control)
         watchdog = asyncio.ensure_future(_watchdog())
         sweeping: asyncio.Future[None] | None = None
         try:

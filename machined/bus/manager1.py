@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from machined.bus import images, operations, registration
+from machined.bus import idmaps, images, operations, registration
 from machined.bus.call import Call
 from machined.bus.names import image_path, machine_path
 from machined.bus.vtable import Access, Interface, method, signal
@@ -133,6 +133,20 @@ def table(version: int) -> Interface:
         method("OpenMachineRootDirectory", "s name", "h fd", named(operations.root_directory)),
         method("GetMachineUIDShift", "s name", "u shift", named(operations.uid_shift)),
         *images.manager_methods(),
+        method("MapFromMachineUser", "s name, u uid_inner", "u uid_outer", idmaps.from_user),
+        method(
+            "MapToMachineUser",
+            "u uid_outer",
+            "s machine_name, o machine_path, u uid_inner",
+            idmaps.to_user,
+        ),
+        method("MapFromMachineGroup", "s name, u gid_inner", "u gid_outer", idmaps.from_group),
+        method(
+            "MapToMachineGroup",
+            "u gid_outer",
+            "s machine_name, o machine_path, u gid_inner",
+            idmaps.to_group,
+        ),
         signal("MachineNew", "s machine, o path"),
         signal("MachineRemoved", "s machine, o path"),
     )

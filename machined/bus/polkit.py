@@ -28,18 +28,26 @@ MAX_QUESTIONS: Final = 256
 MAX_QUESTIONS_PER_USER: Final = 16
 
 
+_CHALLENGE: Final = (
+    "Access denied as the requested operation requires interactive authentication. "
+    "However, interactive authentication has not been enabled by the calling program."
+)
+
+
 class Polkit:
     """The Authority of calls on the system bus."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, version: int) -> None:
+        """`version` of systemd: its daemons' words for the same refusal have changed."""
         self._bus = bus
+        self._challenge = _CHALLENGE if version >= 258 else "Interactive authentication required."
         self._ids = itertools.count(1)
         self._waiting: dict[str, set[asyncio.Task[Any]]] = {}
         self._questions = 0
         self._of_user: Counter[int] = Counter()
 
     def handle_signal(self, message: Message) -> None:
-        """Feed NameOwnerChanged here: a caller that left gets no answer, so the question is withdrawn."""
+        """Feed NameOwnerChanged of all callers here: for one that left, the question is withdrawn."""
         if message.member == "NameOwnerChanged" and message.sender == DBUS and not message.body[2]:
             for task in self._waiting.get(message.body[0], ()):
                 task.cancel()
@@ -47,10 +55,7 @@ class Polkit:
     async def check(self, call: Call, action: str, details: Mapping[str, str]) -> None:
         """Whether the sender of a call may do `action`. Raises MachineError when not."""
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
-        rule = f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{call.sender}'"
         uid = (await call.credentials()).uid
-        self._check_room(uid)  # before the rule: a flood of questions shall not use up the bus's rules
-        await self._bus.add_match(rule)
         task = asyncio.ensure_future(self.ask(subject, uid, action, details, call.interactive))
         self._waiting.setdefault(call.sender, set()).add(task)
         try:
@@ -67,27 +72,12 @@ class Polkit:
             tasks.discard(task)
             if not tasks:
                 del self._waiting[call.sender]
-            # Nobody waits for this answer; a bus that is gone by now has no rules left.
-            self._forget_rule(rule)
 
     def _check_room(self, uid: int) -> None:
         if self._questions >= MAX_QUESTIONS or self._of_user[uid] >= MAX_QUESTIONS_PER_USER:
             raise MachineError(
                 Problem.LIMITS_EXCEEDED, "Too many authorizations are being asked for already."
             )
-
-    def _forget_rule(self, rule: str) -> None:
-        self._bus.send_message(
-            Message(
-                destination=DBUS,
-                path="/org/freedesktop/DBus",
-                interface=DBUS,
-                member="RemoveMatch",
-                signature="s",
-                body=[rule],
-                flags=1,
-            )
-        )
 
     async def ask_process(
         self,
@@ -169,7 +159,5 @@ class Polkit:
         if authorized:
             return
         if challenge:
-            raise MachineError(
-                Problem.INTERACTIVE_AUTHORIZATION_REQUIRED, "Interactive authentication required."
-            )
-        raise MachineError(Problem.ACCESS_DENIED, "Access denied")
+            raise MachineError(Problem.INTERACTIVE_AUTHORIZATION_REQUIRED, self._challenge)
+        raise MachineError(Problem.ACCESS_DENIED, "Permission denied")

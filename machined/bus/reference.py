@@ -71,6 +71,10 @@ _MANAGER: Final = {
     "SetPoolLimit": "Limit all images together (bytes; 18446744073709551615: no limit); btrfs only.",
     "SetImageLimit": "Limit one subvolume (bytes; 18446744073709551615: no limit).",
     "CleanPool": "Remove `all` or `hidden` images that are not in use: names and bytes that were theirs.",
+    "MapFromMachineUser": "The user of the host that a user of a container is.",
+    "MapToMachineUser": "The container that a user of the host belongs to, and the user in there.",
+    "MapFromMachineGroup": "The group of the host that a group of a container is.",
+    "MapToMachineGroup": "The container that a group of the host belongs to, and the group in there.",
     "MachineNew": "A machine has been registered.",
     "MachineRemoved": "A machine has gone.",
 }

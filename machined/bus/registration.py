@@ -1,38 +1,36 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Create/RegisterMachine and their variants.
-
-arguments of a call as a Registration, checked in the stock order.
-"""
+"""Create/RegisterMachine and their variants: the arguments of a call as a request for the model."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
-
-from dbus_fast import Variant
 
 from machined.bus.call import Call
 from machined.bus.names import machine_path
-from machined.linux import process
 from machined.linux.process import PidRef
 from machined.model.core import Core
 from machined.model.errors import MachineError, Problem, invalid
-from machined.model.machine import MachineClass
-from machined.model.names import is_machine_name
 from machined.model.ports import UnitProperty
-from machined.model.registrar import Registration
+from machined.model.request import (
+    D_BUS,
+    D_BUS_257,
+    BadFieldError,
+    Checked,
+    Field,
+    check_owner,
+    validate,
+)
 
 CREATE: Final = "org.freedesktop.machine1.create-machine"
+# Not among polkit's actions, so root's alone.
+CREATE_EX: Final = "org.freedesktop.machine1.create-machines"
+# Since then a machine that comes by D-Bus without a CID has 0 for one.
+EX_SINCE: Final = 259
 REGISTER: Final = "org.freedesktop.machine1.register-machine"
-
-
-def _class(text: str) -> MachineClass | None:
-    if not text:
-        return None
-    if text not in {MachineClass.CONTAINER, MachineClass.VM}:
-        raise invalid("Invalid machine class parameter")
-    return MachineClass(text)
 
 
 async def register(
@@ -96,43 +94,87 @@ async def _run(
     ifindices: Sequence[int],
     scope: Sequence[Any] | None,
 ) -> str:
-    if not is_machine_name(name):
-        raise invalid("Invalid machine name")
-    if len(machine_id) not in {0, 16}:
-        raise invalid("Invalid machine ID parameter")
-    for index in ifindices:
-        if index <= 0:
-            raise invalid(f"Invalid network interface index {index}")
-    machine_class = _class(cls)
-    if leader == 1:
-        raise invalid("Invalid leader PID")
-    if root and not root.startswith("/"):
-        raise invalid("Root directory must be empty or an absolute path")
-    details = {"name": name, "class": cls}
-    if core.version >= 258:
-        await call.authorize(REGISTER if scope is None else CREATE, details)
+    given: dict[Field, Any] = {
+        Field.NAME: name,
+        Field.ID: machine_id,
+        Field.INTERFACES: ifindices,
+        Field.CLASS: cls,
+        Field.LEADER: leader,
+        Field.ROOT_DIRECTORY: root,
+    }
+    if core.version >= EX_SINCE:
+        given[Field.VSOCK_CID] = 0
+    # The order of systemd-machined.
+    checked = _checked(core, given, _ORDER)
     pinned = await _pin(call, leader)
+    with ExitStack() as stack:
+        stack.enter_context(pinned)
+        await core.registrar.check_free(name, pinned, own_unit=scope is not None)
+        stack.pop_all()
+    action = REGISTER if scope is None else CREATE
+    return await _finish(call, core, checked, pinned, action, cls=cls, service=service, scope=scope)
+
+
+_ORDER: Final = (
+    Field.NAME,
+    Field.ID,
+    Field.INTERFACES,
+    Field.CLASS,
+    Field.LEADER,
+    Field.ROOT_DIRECTORY,
+)
+
+
+def _checked(core: Core, given: Mapping[Field, Any], order: Iterable[Field]) -> Checked:
+    """Raises MachineError (INVALID_ARGS) with the text that callers know."""
+    rules = D_BUS if core.version >= 258 else D_BUS_257
     try:
-        await _check_owner(call, core, pinned)
-        supervisor = await _supervisor(call, core, pinned)
-    except BaseException:
-        pinned.close()
-        raise
-    request = Registration(
-        name=name,
-        cls=machine_class,
-        leader=pinned,
-        id=bytes(machine_id),
-        service=service,
-        root_directory=root,
-        ifindices=tuple(ifindices),
-        supervisor=supervisor,
-        uid=(await call.credentials()).uid,
-        scope=None if scope is None else [UnitProperty(key, v.signature, v.value) for key, v in scope],
-        scope_fds=[call.fds.peek(i) for i in range(len(call.fds))] if scope is not None else (),
-    )
-    machine = await core.registrar.register(request)
-    return machine_path(machine.name)
+        return validate(rules, given, order)
+    except BadFieldError as error:
+        raise invalid(_TEXTS[error.field].format(error.value)) from None
+
+
+_TEXTS: Final = {
+    Field.NAME: "Invalid machine name",
+    Field.ID: "Invalid machine ID parameter",
+    Field.INTERFACES: "Invalid network interface index {}",
+    Field.CLASS: "Invalid machine class parameter",
+    Field.LEADER: "Invalid leader PID",
+    Field.ROOT_DIRECTORY: "Root directory must be empty or an absolute path",
+    Field.VSOCK_CID: "JSON field 'vSockCid' is not a regular VSOCK CID.",
+}
+
+
+async def _finish(
+    call: Call,
+    core: Core,
+    checked: Checked,
+    leader: PidRef,
+    action: str,
+    *,
+    cls: str,
+    service: str,
+    scope: Sequence[Any] | None,
+) -> str:
+    """Ask, and register. The leader is closed in any case."""
+    with ExitStack() as stack:
+        stack.enter_context(leader)
+        if core.version >= 258:
+            await call.authorize(action, {"name": checked.name, "class": cls})
+            check_owner(leader, (await call.credentials()).uid)
+        supervisor = await _supervisor(call, core, leader)
+        if supervisor is not None:
+            stack.enter_context(supervisor)
+        request = checked.registration(
+            leader,
+            supervisor,
+            (await call.credentials()).uid,
+            service=service,
+            scope=None if scope is None else [UnitProperty(key, v.signature, v.value) for key, v in scope],
+            scope_fds=[call.fds.peek(i) for i in range(len(call.fds))] if scope is not None else (),
+        )
+        stack.pop_all()  # the registration closes them from here on
+    return machine_path((await core.registrar.register(request)).name)
 
 
 async def _pin(call: Call, leader: int) -> PidRef:
@@ -142,16 +184,12 @@ async def _pin(call: Call, leader: int) -> PidRef:
     try:
         return PidRef.open(leader)
     except ProcessLookupError:
-        raise MachineError(
-            Problem.PROCESS_UNKNOWN, f"Failed to pin process {leader}: No such process"
-        ) from None
+        raise _unpinnable(leader) from None
 
 
-async def _check_owner(call: Call, core: Core, leader: PidRef) -> None:
-    """Who is not root registers processes of their own alone (258 and later let them register at all)."""
-    credentials = await call.credentials()
-    if core.version >= 258 and credentials.uid != 0 and process.real_uid(leader.pid) != credentials.uid:
-        raise MachineError(Problem.ACCESS_DENIED, "Only root may register machines for other users")
+def _unpinnable(leader: int, addition: str = "") -> MachineError:
+    shown = leader - 2**32 if leader >= 2**31 else leader  # a pid_t is signed
+    return MachineError(Problem.PROCESS_UNKNOWN, f"Failed to pin process {shown}{addition}: No such process")
 
 
 async def _supervisor(call: Call, core: Core, leader: PidRef) -> PidRef | None:
@@ -196,66 +234,89 @@ async def create_ex(
 async def _run_ex(
     call: Call, core: Core, name: str, properties: Sequence[Any], scope: Sequence[Any] | None
 ) -> str:
-    if not is_machine_name(name):
-        raise invalid("Invalid machine name")
-    values = _ex_values(properties)
-    action = REGISTER if scope is None else "org.freedesktop.machine1.create-machines"
-    await call.authorize(action, {"name": name, "class": values.get("Class", "")})
-    leader = await _ex_leader(call, values)
-    try:
-        machine_id = bytes(values.get("Id", b""))
-        if len(machine_id) not in {0, 16}:
-            raise invalid("Invalid machine ID parameter")
-        root = values.get("RootDirectory", "")
-        if root and not root.startswith("/"):
-            raise invalid("Root directory must be empty or an absolute path")
-        await _check_owner(call, core, leader)
-        request = Registration(
-            name=name,
-            cls=_class(values.get("Class", "")),
-            leader=leader,
-            id=machine_id,
-            service=values.get("Service", ""),
-            root_directory=root,
-            ifindices=tuple(values.get("NetworkInterfaces", ())),
-            supervisor=await _supervisor(call, core, leader),
-            uid=(await call.credentials()).uid,
-            vsock_cid=values.get("VSockCID"),
-            ssh_address=values.get("SSHAddress", ""),
-            ssh_private_key_path=values.get("SSHPrivateKeyPath", ""),
-            scope=None if scope is None else [UnitProperty(key, v.signature, v.value) for key, v in scope],
-            scope_fds=[call.fds.peek(i) for i in range(len(call.fds))] if scope is not None else (),
-        )
-    except BaseException:
-        leader.close()
-        raise
-    return machine_path((await core.registrar.register(request)).name)
-
-
-def _ex_values(properties: Sequence[tuple[str, Variant]]) -> dict[str, Any]:
+    _checked(core, {Field.NAME: name}, [Field.NAME])
+    given: dict[Field, Any] = {Field.NAME: name, Field.VSOCK_CID: 0}
     values: dict[str, Any] = {}
     for key, variant in properties:
         expected = _EX_KEYS.get(key)
         if expected is None:
             raise invalid(f"Unknown property '{key}'")
         if variant.signature != expected:
-            raise invalid(f"Property '{key}' has type '{variant.signature}', expected '{expected}'")
+            # What sd-bus says when a value is read as another type.
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         values[key] = variant.value
-    return values
+        if (field := _EX_FIELDS.get(key)) is not None:
+            given[field] = variant.value
+            if field not in _LAST:
+                _checked(core, given, [field])
+    checked = _checked(core, given, _LAST)
+    with ExitStack() as stack:
+        leader = None
+        if any(values.get(key) for key in ("LeaderPID", "LeaderPIDFDID")) or "LeaderPIDFD" in values:
+            await core.registrar.check_free(name, None, own_unit=scope is not None)
+            leader = stack.enter_context(_named_leader(call, values))
+        else:
+            leader = stack.enter_context(await call.process())
+            await core.registrar.check_free(name, leader, own_unit=scope is not None)
+        if leader.pid == 1:
+            raise invalid("Invalid leader PID")
+        stack.pop_all()
+    return await _finish(
+        call,
+        core,
+        checked,
+        leader,
+        REGISTER if scope is None else CREATE_EX,
+        cls=values.get("Class", ""),
+        service=values.get("Service", ""),
+        scope=scope,
+    )
 
 
-async def _ex_leader(call: Call, values: dict[str, Any]) -> PidRef:
-    if "LeaderPIDFD" in values:
+_EX_FIELDS: Final = {
+    "Id": Field.ID,
+    "Class": Field.CLASS,
+    "RootDirectory": Field.ROOT_DIRECTORY,
+    "NetworkInterfaces": Field.INTERFACES,
+    "VSockCID": Field.VSOCK_CID,
+    "SSHAddress": Field.SSH_ADDRESS,
+    "SSHPrivateKeyPath": Field.SSH_KEY,
+}
+# Looked at when all properties were read.
+_LAST: Final = (Field.CLASS, Field.ROOT_DIRECTORY)
+
+
+def _named_leader(call: Call, values: Mapping[str, Any]) -> PidRef:
+    """The process that is named in one of three ways, pinned. Raises MachineError."""
+    pid, pidfd_id = values.get("LeaderPID", 0), values.get("LeaderPIDFDID", 0)
+    if "LeaderPIDFD" not in values:
+        if not pid or not pidfd_id:
+            raise invalid(
+                "Both LeaderPID and LeaderPIDFDID must be specified"
+                " to identify the leader process by PIDFDID"
+            )
+        by = f" by PIDFDID {pidfd_id}"
         try:
-            return PidRef.adopt(os.dup(call.fds.peek(values["LeaderPIDFD"])))
-        except (IndexError, OSError) as error:
-            raise invalid("Invalid leader PID file descriptor") from error
-    if ("LeaderPID" in values) != ("LeaderPIDFDID" in values):
-        raise invalid("LeaderPID and LeaderPIDFDID must be given together")
-    if "LeaderPID" not in values:
-        return await call.process()
-    leader = await _pin(call, values["LeaderPID"])
-    if leader.id is not None and leader.id != values["LeaderPIDFDID"]:
+            leader = PidRef.open(pid)
+        except ProcessLookupError:
+            raise _unpinnable(pid, by) from None
+        if leader.id != pidfd_id:
+            leader.close()
+            raise _unpinnable(pid, by)
+        return leader
+    try:
+        number = call.fds.peek(values["LeaderPIDFD"])
+        leader = PidRef.adopt(os.dup(number))
+    except ProcessLookupError as error:
+        raise MachineError(Problem.PROCESS_UNKNOWN, "Failed to parse PIDFD: No such process") from error
+    except (IndexError, OSError) as error:
+        raise invalid("Failed to parse PIDFD: Bad file descriptor") from error
+    problem = ""
+    if pid and leader.pid != pid:
+        problem = "LeaderPID and LeaderPIDFD refer to different processes"
+    elif pidfd_id and leader.id is not None and leader.id != pidfd_id:
+        problem = "LeaderPIDFDID does not match the inode number of LeaderPIDFD"
+    if problem:
         leader.close()
-        raise MachineError(Problem.PROCESS_UNKNOWN, "The leader process is not the one that was meant")
+        raise invalid(problem)
     return leader

@@ -38,7 +38,7 @@ class BusService:
         self._bus = bus
         self._core = core
         self._systemd = systemd
-        self._polkit = Polkit(bus)
+        self._polkit = Polkit(bus, core.version)
         self.dispatcher = Dispatcher(bus, self._polkit)
         self.lost_name: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._manager = manager1.table(core.version)

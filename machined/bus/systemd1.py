@@ -49,6 +49,7 @@ class Systemd1:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self.version = 0
+        self.version_text = ""
         # PID 1's own name: anybody may send us signals in its form, which no match rule keeps out.
         self._owner = ""
         self._waiting: dict[str, asyncio.Future[str]] = {}
@@ -69,7 +70,8 @@ class Systemd1:
             raise ServiceManagerError(error.name, error.text) from error
         await self._call("Subscribe")
         body = await self._request(PATH, PROPERTIES, "Get", "ss", [MANAGER, "Version"])
-        found = re.match(r"\d+", body[0].value)
+        self.version_text = str(body[0].value)
+        found = re.match(r"\d+", self.version_text)
         self.version = int(found.group()) if found else 0
 
     # -- events --------------------------------------------------------------------------------------------
@@ -169,6 +171,10 @@ class Systemd1:
 
     async def kill_unit(self, name: str, whom: str, signo: int) -> None:
         await self._call("KillUnit", "ssi", name, whom, signo)
+
+    async def kill_unit_subgroup(self, name: str, subgroup: str, signo: int) -> None:
+        # 258 and later.
+        await self._call("KillUnitSubgroup", "sssi", name, "cgroup", f"/{subgroup.strip('/')}", signo)
 
     async def start_transient(
         self, name: str, properties: Sequence[UnitProperty], fds: Sequence[int] = ()

@@ -15,12 +15,20 @@ import functools
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Literal
 
 NamespaceKind = Literal["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
+# Lines of a uid_map or gid_map: first id inside, first id outside (ours), how many.
+IdMap = list[tuple[int, int, int]]
+# ioctl_ns(2), <linux/nsfs.h>
+NS_GET_USERNS = 0xB701
+NS_GET_OWNER_UID = 0xB704
+# The kernel nests 33 user namespaces at most.
+MAX_USER_NAMESPACES = 33
 
 
 @functools.cache
@@ -202,7 +210,45 @@ def same_namespace(pid: int, kind: NamespaceKind) -> bool:
     return (other.st_dev, other.st_ino) == (own.st_dev, own.st_ino)
 
 
-def id_map(pid: int, kind: Literal["uid", "gid"]) -> list[tuple[int, int, int]]:
+def namespace_id(pid: int, kind: NamespaceKind) -> tuple[int, int]:
+    """What tells the process's namespace of this kind from others. PermissionError for others' processes."""
+    with _of(pid):
+        status = os.stat(f"/proc/{pid}/ns/{kind}")
+    return status.st_dev, status.st_ino
+
+
+def is_owned_by(pid: int, uid: int) -> bool:
+    """Whether a process is a user's: runs as this user, or in a user namespace that this user has made.
+
+    Or in one below such a namespace: who made it is all-powerful in there. As the numbers of users in other
+    namespaces say nothing here, the kernel is asked for each namespace's owner (ioctl_ns(2)).
+    """
+    if real_uid(pid) == uid:
+        return True
+    ours = namespace_id(os.getpid(), "user")
+    with _of(pid):
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for _ in range(MAX_USER_NAMESPACES):
+            status = os.fstat(fd)
+            if (status.st_dev, status.st_ino) == ours:
+                return False
+            owner = fcntl.ioctl(fd, NS_GET_OWNER_UID, bytes(4))
+            if int.from_bytes(owner, sys.byteorder) == uid:
+                return True
+            try:
+                above = fcntl.ioctl(fd, NS_GET_USERNS)
+            except PermissionError:
+                return False  # above is what we cannot see: not ours
+            os.set_inheritable(above, False)
+            os.close(fd)
+            fd = above
+    finally:
+        os.close(fd)
+    return False
+
+
+def id_map(pid: int, kind: Literal["uid", "gid"]) -> IdMap:
     """The lines of the process's uid_map or gid_map: first id inside, first id outside (ours), how many.
 
     Without user namespaces in the kernel: one line that maps everything to itself.
@@ -217,6 +263,18 @@ def id_map(pid: int, kind: Literal["uid", "gid"]) -> list[tuple[int, int, int]]:
             os.stat(f"/proc/{pid}")
         return [(0, 0, 0xFFFFFFFF)]
     return [(inner, outer, count) for inner, outer, count in lines]
+
+
+@functools.cache
+def boot_id() -> str:
+    """The kernel's id of this boot, in 32 hex digits (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip().replace("-", "")
+
+
+def is_boot_id(text: str) -> bool:
+    """Whether this is the boot that is meant."""
+    return text.lower() == boot_id()
 
 
 def boot_time_realtime_usec() -> int:

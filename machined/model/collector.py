@@ -91,7 +91,7 @@ class Collector:
         alive = machine.leader_alive()
         if self._systemd.version >= 258 and alive:
             return False
-        if machine.subgroup and not alive:
+        if machine.subgroup and not alive and not machine.owns_unit():
             return True  # the unit goes on with what else is in it
         try:
             if machine.scope_job and await self._systemd.job_exists(machine.scope_job):

@@ -14,6 +14,7 @@ from machined.model import leftovers
 from machined.model.collector import Collector
 from machined.model.errors import ServiceManagerError
 from machined.model.guests import Guests
+from machined.model.idmaps import IdMaps
 from machined.model.image_ops import ImageOps
 from machined.model.images import Images
 from machined.model.jobs import Jobs
@@ -65,6 +66,7 @@ class Core:
             self.registry, self.images, self.states, self.jobs, systemd, self.registrar, cleanup
         )
         self.guests = Guests(self.registry)
+        self.idmaps = IdMaps(self.registry)
         self.readiness = Readiness(self.registry, self.states, self.look, connector)
         # Events of each unit, to tell an answer of PID 1 that they have overtaken.
         self._events: Counter[str] = Counter()
@@ -78,6 +80,11 @@ class Core:
     def version(self) -> int:
         """The host's systemd version, which decides what the contract looks like."""
         return self.systemd.version
+
+    @property
+    def version_text(self) -> str:
+        """The host's systemd version in full, say "257.13-1~deb13u1"."""
+        return self.systemd.version_text
 
     async def load(self) -> list[Machine]:
         """Take over what runs: records of any machined, and units of ours. Announce with `announce`."""

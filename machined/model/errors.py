@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from enum import StrEnum
 
 
@@ -16,6 +17,8 @@ class Problem(StrEnum):
     NO_MACHINE_FOR_PID = "NoMachineForPID"
     MACHINE_EXISTS = "MachineExists"
     NO_PRIVATE_NETWORKING = "NoPrivateNetworking"
+    NO_SUCH_USER_MAPPING = "NoSuchUserMapping"
+    NO_SUCH_GROUP_MAPPING = "NoSuchGroupMapping"
     # org.freedesktop.systemd1
     JOB_FAILED = "JobFailed"
     # org.machined1.Error
@@ -50,6 +53,8 @@ _MACHINE1 = frozenset(
         Problem.NO_MACHINE_FOR_PID,
         Problem.MACHINE_EXISTS,
         Problem.NO_PRIVATE_NETWORKING,
+        Problem.NO_SUCH_USER_MAPPING,
+        Problem.NO_SUCH_GROUP_MAPPING,
     }
 )
 _OWN = frozenset(
@@ -98,6 +103,10 @@ class ServiceManagerError(Exception):
 
 def no_such_machine(name: str) -> MachineError:
     return MachineError(Problem.NO_SUCH_MACHINE, f"No machine '{name}' known")
+
+
+def no_such_process() -> ProcessLookupError:
+    return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
 
 
 def no_such_image(name: str) -> MachineError:

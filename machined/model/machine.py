@@ -88,7 +88,7 @@ class Machine:
 
         Scopes that were made for it, our own units, and instances of the stock template are.
         """
-        if self.subgroup or self.is_host():
+        if self.is_host():
             return False
         own = {f"machine-{self.name}.service", f"systemd-nspawn@{self.name}.service", f"{self.name}.scope"}
         own |= {f"systemd-vmspawn@{self.name}.service", f"machine-{unit_name_escape(self.name)}.scope"}

@@ -16,6 +16,9 @@ MAX_FILE_NAME: Final = 255
 
 HOST: Final = ".host"
 
+# What a user may be called anywhere, systemd.io/USER_NAMES: any text that no file or tool stumbles over.
+_USER: Final = re.compile(r"(?!-?[0-9]+\Z)(?!\.{1,2}\Z)(?!\s)[^\x00-\x1f\x7f-\x9f:/]+(?<!\s)")
+
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 
 
@@ -36,6 +39,11 @@ def is_image_name(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return len(encoded) <= MAX_FILE_NAME and not any(unicodedata.category(c) == "Cc" for c in name)
+
+
+def is_user_name(name: str) -> bool:
+    """Whether a user or group of some system may be called so."""
+    return _USER.fullmatch(name) is not None
 
 
 def suggestion(name: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -91,10 +92,12 @@ class Registrar:
         """
         try:
             self._check(request)
-            await self._make_room(request)
+            await self.make_room(request.name, request.leader, own_unit=request.scope is not None)
             with self._registry.reserved(request.name):
                 if request.cls is None:
                     raise not_supported("Operation not supported")
+                if self._registry.by_leader(request.leader) is not None:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
                 machine = await self._new_machine(request, request.cls)
         except BaseException:
             request.close()
@@ -110,22 +113,27 @@ class Registrar:
             raise MachineError(Problem.LIMITS_EXCEEDED, "An argument is too long")
         if len(request.ifindices) > MAX_INTERFACES:
             raise MachineError(Problem.LIMITS_EXCEEDED, "Too many network interfaces")
-        if request.uid:
-            if sum(1 for machine in self._registry if machine.uid == request.uid) >= MAX_PER_USER:
-                raise MachineError(Problem.LIMITS_EXCEEDED, "Too many machines of this user are registered")
-            other = self._registry.by_leader(request.leader)
-            if other is not None and other.name != request.name:
-                raise MachineError(
-                    Problem.FILE_EXISTS,
-                    f"Process {request.leader.pid} is the leader of machine '{other.name}'",
-                )
+        if request.uid and self._count(request.uid) >= MAX_PER_USER:
+            raise MachineError(Problem.LIMITS_EXCEEDED, "Too many machines of this user are registered")
 
-    async def _make_room(self, request: Registration) -> None:
+    def _count(self, uid: int) -> int:
+        return sum(1 for machine in self._registry if machine.uid == uid)
+
+    async def check_free(self, name: str, leader: PidRef | None, *, own_unit: bool) -> None:
+        """Whether a machine of this name could be registered now. Raises MachineError (MACHINE_EXISTS)."""
+        if leader is not None:
+            await self.make_room(name, leader, own_unit=own_unit)
+        elif (old := self._registry.get(name)) is not None and self.collect is not None:
+            await self.collect(old)
+        with self._registry.reserved(name):
+            pass
+
+    async def make_room(self, name: str, leader: PidRef, *, own_unit: bool) -> None:
         """A restarted unit registers again before anybody saw that the machine before it is over."""
-        old = self._registry.get(request.name)
+        old = self._registry.get(name)
         if old is None or old.is_host():
             return
-        unit = None if request.scope is not None else cgroup.unit_of(request.leader.pid)
+        unit = None if own_unit else cgroup.unit_of(leader.pid)
         if not old.leader_alive() and unit is not None and unit == old.unit:
             self.finalize(old)
         elif self.collect is not None:
@@ -149,13 +157,14 @@ class Registrar:
         if request.scope is None:
             unit = cgroup.unit_of(request.leader.pid)
             if unit is None:
-                raise MachineError(
-                    Problem.FAILED,
+                raise OSError(
+                    errno.ENXIO,
                     f"Failed to determine unit of process {request.leader.pid} : No such device or address",
                 )
             machine.unit = unit
-            if self._systemd.version >= 258 and cls is MachineClass.CONTAINER:
-                machine.subgroup = self._subgroup(request.leader.pid, unit)
+            if self._systemd.version >= 258:
+                # As it is now: nspawn moves its payload down only after the registration.
+                machine.subgroup = cgroup.subgroup_from_path(cgroup.path_of(request.leader.pid), unit)
         else:
             machine.unit = f"machine-{unit_name_escape(request.name)}.scope"
             machine.scope_job = await self._start_scope(request, machine.unit, cls)
@@ -170,13 +179,6 @@ class Registrar:
             self._registry.remove(machine)
             raise
         return machine
-
-    def _subgroup(self, pid: int, unit: str) -> str:
-        # nspawn moves its payload only after the registration: what is below the unit now is not
-        # the machine's own.
-        if not unit.startswith("user@"):
-            return ""
-        return cgroup.subgroup_from_path(cgroup.path_of(pid), unit)
 
     async def _start_scope(self, request: Registration, unit: str, cls: MachineClass) -> str:
         assert request.scope is not None
@@ -268,6 +270,8 @@ class Registrar:
         """The host itself is in the table as `.host`; it has no record and is never announced."""
         host = Machine(name=HOST, cls=MachineClass.HOST, id=machine_id, unit="-.slice", root_directory="/")
         host.leader_pid = 1
+        with PidRef.open(1) as init:
+            host.leader_id = init.id
         host.realtime = process.boot_time_realtime_usec()
         host.monotonic = 1 if self._systemd.version >= 258 else 0
         if Path("/dev/vsock").exists():
@@ -315,7 +319,7 @@ class Registrar:
         if machine.is_host():
             raise not_supported("Operation not supported")
         job = ""
-        if machine.uid and not machine.owns_unit():
+        if (machine.subgroup or machine.uid) and not machine.owns_unit():
             _signal(machine.supervisor or machine.leader, signal.SIGTERM)
         else:
             try:
@@ -336,6 +340,8 @@ class Registrar:
             _signal(machine.leader, signo)
         elif whom == "supervisor":
             _signal(machine.supervisor, signo)
+        elif machine.subgroup:
+            await self._systemd.kill_unit_subgroup(machine.unit, machine.subgroup, signo)
         elif machine.uid and not machine.owns_unit():
             # The unit holds more than this machine, and belongs to more than its user.
             _signal(machine.leader, signo)

@@ -69,7 +69,7 @@ class Registry:
             unit = cgroup.unit_of(process.pid)
         except OSError:
             return None
-        return next((m for m in self.by_unit(unit or "") if not m.subgroup), None)
+        return next((m for m in self.by_unit(unit or "") if not m.subgroup or m.owns_unit()), None)
 
     @contextmanager
     def reserved(self, name: str) -> Iterator[None]:

@@ -47,7 +47,7 @@ class StateDirectory:
             Path(temporary).unlink(missing_ok=True)
             raise
         # A machine in a part of its unit must not claim the whole unit.
-        if machine.unit and not machine.subgroup:
+        if machine.unit and (not machine.subgroup or machine.owns_unit()):
             link = self._unit_link(machine)
             try:
                 link.symlink_to(machine.name)
@@ -110,7 +110,8 @@ def render(machine: Machine, version: int) -> str:
         add("SCOPE", _written(machine.unit))
         add("SCOPE_JOB", machine.scope_job)
     if modern:
-        add("SUBGROUP", _written(machine.subgroup))
+        # With it systemd-machined would leave the link of a unit behind.
+        add("SUBGROUP", _written("" if machine.owns_unit() else machine.subgroup))
     add("SERVICE", _written(machine.service))
     add("ROOT", _written(machine.root_directory))
     add("ID", machine.id.hex())

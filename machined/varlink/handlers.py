@@ -5,25 +5,38 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from machined.linux import process
 from machined.linux.process import PidRef
 from machined.model.core import Core
-from machined.model.errors import MachineError, Problem, no_such_machine
+from machined.model.errors import MachineError, Problem, no_such_machine, no_such_process
 from machined.model.machine import NO_VSOCK_CID, Machine, MachineClass
-from machined.model.names import HOST, is_machine_name
-from machined.model.registrar import Registration
+from machined.model.names import HOST, is_machine_name, is_user_name
+from machined.model.request import (
+    VARLINK,
+    BadFieldError,
+    Checked,
+    Field,
+    check,
+    check_owner,
+    is_path,
+    validate,
+)
 from machined.model.terminals import ShellRequest, is_assignment, open_login, open_pty, open_shell
 from machined.varlink.server import Call
-from machined.varlink.table import (
-    VarlinkError,
-    invalid_parameter,
-)
+from machined.varlink.table import VarlinkError, invalid_parameter
 
 ACTION: Final = "org.freedesktop.machine1."
+INTERFACE: Final = "io.systemd.Machine."
+
+_BOOT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
+_ID: Final = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_NUMBER: Final = re.compile(r"[0-9]{1,3}")
 
 # Asks polkit about a peer: (peer call, action, details, interactive).
 Authorize = Callable[[Call, str, Mapping[str, str], bool], Awaitable[None]]
@@ -47,8 +60,11 @@ class Handlers:
                 raise invalid_parameter("name")
             found = self._core.registry.find(name)
         if "pid" in given:
-            with self._process(call, given["pid"]) as meant:
-                of_process = self._core.registry.of_process(meant)
+            try:
+                with self._process(call, given["pid"]) as meant:
+                    of_process = self._core.registry.of_process(meant)
+            except ProcessLookupError:
+                of_process = None
             if of_process is None or (found is not None and of_process is not found):
                 raise no_such_machine(str(given["pid"]["pid"]))
             found = of_process
@@ -57,87 +73,89 @@ class Handlers:
         return found
 
     def _process(self, call: Call, given: Mapping[str, Any]) -> PidRef:
-        """A ProcessId, pinned.
+        """The process that a lookup means, pinned; 0 is the peer itself.
 
-        0 is the peer itself. Raises ProcessLookupError when it is not the one meant.
+        Raises VarlinkError for what is no ProcessId, ProcessLookupError when there is no such process.
         """
+        boot = given.get("bootId")
+        if boot is not None and not _BOOT_ID.fullmatch(boot):
+            raise invalid_parameter("pid")
         if given["pid"] == 0:
+            if boot is not None or "pidfdId" in given:
+                raise invalid_parameter("pid")
             return call.peer.process()
         if not 0 < given["pid"] < 2**31:
             raise invalid_parameter("pid")
-        meant = PidRef.open(given["pid"])
-        if meant.id is not None and given.get("pidfdId") not in {None, 0, meant.id}:
-            meant.close()
-            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-        return meant
+        if boot is not None and self._core.version >= 258 and not process.is_boot_id(boot):
+            raise no_such_process()
+        return PidRef.open(given["pid"])
 
     # -- registering ---------------------------------------------------------------------------------------
 
     async def register(self, call: Call, given: Mapping[str, Any]) -> None:
         core = self._core
-        if not is_machine_name(given["name"]):
-            raise invalid_parameter("name")
-        if given["class"] not in {MachineClass.CONTAINER, MachineClass.VM}:
-            raise invalid_parameter("class")
-        cls = MachineClass(given["class"])
-        for key in ("rootDirectory", "sshPrivateKeyPath"):
-            if not given.get(key, "/").startswith("/"):
-                raise invalid_parameter(key)
-        if not 2 < given.get("vSockCid", 3) <= NO_VSOCK_CID - 1:
-            raise invalid_parameter("vSockCid")
-        indices = given.get("ifIndices", [])
-        if any(not 0 < i < 2**31 for i in indices):
-            raise invalid_parameter("ifIndices")
-        try:
-            machine_id = bytes.fromhex(given.get("id", "").replace("-", ""))
-        except ValueError:
-            raise invalid_parameter("id") from None
-        if len(machine_id) not in {0, 16}:
-            raise invalid_parameter("id")
-        allocate = given.get("allocateUnit", False)
-        action = "create-machine" if allocate or core.version < 258 else "register-machine"
-        interactive = given.get("allowInteractiveAuthentication", False)
-        await self._authorize(
-            call, ACTION + action, {"name": given["name"], "class": cls.value}, interactive
-        )
-        leader = self._leader(call, given)
-        try:
+        with ExitStack() as stack:
+            checked, leader = self._checked(given, stack)
+            allocate = given.get("allocateUnit", False)
+            action = "create-machine" if allocate or core.version < 258 else "register-machine"
+            details = {"name": checked.name, "class": given["class"]}
+            interactive = given.get("allowInteractiveAuthentication", False)
+            await self._authorize(call, ACTION + action, details, interactive)
+            if leader is None:
+                leader = stack.enter_context(call.peer.process())
+            if core.version >= 258:
+                check_owner(leader, call.peer.uid)
             supervisor = self._supervisor(call, leader)
-        except BaseException:
-            leader.close()
-            raise
+            stack.pop_all()  # the registration closes them from here on
         await core.registrar.register(
-            Registration(
-                name=given["name"],
-                cls=cls,
-                leader=leader,
-                id=machine_id,
+            checked.registration(
+                leader,
+                supervisor,
+                call.peer.uid,
                 service=given.get("service", ""),
-                root_directory=given.get("rootDirectory", ""),
-                ifindices=tuple(indices),
-                supervisor=supervisor,
-                uid=call.peer.uid,
-                vsock_cid=given.get("vSockCid"),
-                ssh_address=given.get("sshAddress", ""),
-                ssh_private_key_path=given.get("sshPrivateKeyPath", ""),
-                control_address=given.get("controlAddress", ""),
                 scope=[] if allocate else None,
             )
         )
 
-    def _leader(self, call: Call, given: Mapping[str, Any]) -> PidRef:
-        if "leaderProcessId" in given:
-            leader = self._process(call, given["leaderProcessId"])
-            if given.get("leader", leader.pid) != leader.pid:
-                leader.close()
-                raise invalid_parameter("leader")
-        elif "leader" in given:
-            leader = self._process(call, {"pid": given["leader"]})
-        else:
-            leader = call.peer.process()
-        if call.peer.uid != 0 and process.real_uid(leader.pid) != call.peer.uid:
+    def _checked(self, given: Mapping[str, Any], stack: ExitStack) -> tuple[Checked, PidRef | None]:
+        """The request and the leader if one was named; the fields are looked at as they were sent."""
+        fields: dict[Field, Any] = {}
+        leader: PidRef | None = None
+        for key, value in given.items():
+            try:
+                if key in {"leader", "leaderProcessId"}:
+                    other = stack.enter_context(self._leader(key, value))
+                    if leader is not None and leader.pid != other.pid:
+                        raise invalid_parameter(key)
+                    if leader is not None:
+                        leader.close()
+                    leader = other
+                elif key in set(Field):
+                    fields[Field(key)] = value = _machine_id(value) if key == Field.ID else value
+                    if key == Field.CLASS and not value:
+                        raise invalid_parameter(key)
+                    check(VARLINK, Field(key), value)
+            except BadFieldError as error:
+                raise invalid_parameter(error.field.value) from None
+        return validate(VARLINK, fields, ()), leader
+
+    def _leader(self, key: str, given: Any) -> PidRef:
+        """Pinned. Raises VarlinkError (InvalidParameter) whatever is wrong with it."""
+        wanted = given if isinstance(given, dict) else {"pid": given}
+        boot = wanted.get("bootId")
+        if (
+            wanted["pid"] < 2
+            or wanted["pid"] >= 2**31
+            or (boot is not None and not process.is_boot_id(boot))
+        ):
+            raise invalid_parameter(key)
+        try:
+            leader = PidRef.open(wanted["pid"])
+        except ProcessLookupError:
+            raise invalid_parameter(key) from None
+        if leader.id is not None and wanted.get("pidfdId") not in {None, 0, leader.id}:
             leader.close()
-            raise MachineError(Problem.ACCESS_DENIED, "Only root may register machines for other users")
+            raise invalid_parameter(key)
         return leader
 
     def _supervisor(self, call: Call, leader: PidRef) -> PidRef | None:
@@ -167,29 +185,34 @@ class Handlers:
     async def terminate(self, call: Call, given: Mapping[str, Any]) -> None:
         machine = self._lookup(call, given)
         await self._may_manage(call, machine, "terminate", given)
-        await self._core.registrar.terminate(machine)
+        with _as_number():
+            await self._core.registrar.terminate(machine)
 
     async def kill(self, call: Call, given: Mapping[str, Any]) -> None:
+        signo = _signal_number(given["signal"], names=self._core.version >= 258)
         machine = self._lookup(call, given)
-        whom = given.get("whom", "all")
-        if whom not in {"leader", "all"} and not (whom == "supervisor" and self._core.version >= 258):
+        # From 258 on the table knows the words.
+        whom = given.get("whom") or "all"
+        if whom not in {"leader", "all"} and self._core.version < 258:
             raise invalid_parameter("whom")
-        if not 1 <= given["signal"] <= signal.SIGRTMAX:
-            raise invalid_parameter("signal")
         await self._may_manage(call, machine, "kill", given)
-        await self._core.registrar.kill(machine, whom, given["signal"])
+        with _as_number():
+            await self._core.registrar.kill(machine, whom, signo)
 
     async def open(self, call: Call, given: Mapping[str, Any]) -> dict[str, Any]:
         core = self._core
-        machine = self._lookup(call, given)
         mode = given["mode"]
         request = ShellRequest(
             given.get("user", ""), given.get("path", ""), given.get("args", ()), given.get("environment", ())
         )
-        if request.path and not request.path.startswith("/"):
-            raise invalid_parameter("path")
-        if not all(map(is_assignment, request.environment)):
-            raise invalid_parameter("environment")
+        for key in given:
+            if key == "user" and not is_user_name(request.user):
+                raise invalid_parameter("user")
+            if key == "path" and not is_path(request.path):
+                raise invalid_parameter("path")
+            if key == "environment" and not all(map(is_assignment, request.environment)):
+                raise invalid_parameter("environment")
+        machine = self._lookup(call, given)
         details = {"machine": machine.name}
         if mode == "shell":
             program, argv = request.command()
@@ -230,7 +253,6 @@ class Handlers:
         return await self._describe(machines[-1], metadata)
 
     async def _describe(self, machine: Machine, metadata: str) -> dict[str, Any]:
-        modern = self._core.version >= 258
         row: dict[str, Any] = {
             "name": machine.name,
             "id": machine.id.hex(),
@@ -239,20 +261,23 @@ class Handlers:
             "rootDirectory": machine.root_directory,
             "unit": machine.unit,
             "leader": _process_id(machine.leader_pid, machine.leader_id),
+        }
+        if self._core.version >= 258:
+            row["supervisor"] = _process_id(machine.supervisor_pid, machine.supervisor_id)
+        row |= {
             "timestamp": {"realtime": machine.realtime, "monotonic": machine.monotonic},
-            "vSockCid": None if machine.vsock_cid == NO_VSOCK_CID else machine.vsock_cid,
+            # 0 is what 259 and later have for machines that came by D-Bus.
+            "vSockCid": machine.vsock_cid if machine.vsock_cid not in {0, NO_VSOCK_CID} else None,
             "sshAddress": machine.ssh_address,
             "sshPrivateKeyPath": machine.ssh_private_key_path,
         }
-        if modern:
-            row["subgroup"] = machine.subgroup
-            row["supervisor"] = _process_id(machine.supervisor_pid, machine.supervisor_id)
-            row["UID"] = machine.uid
         if self._core.version >= 261:
             row["controlAddress"] = machine.control_address
         if metadata != "no":
             row |= await self._metadata(machine, graceful=metadata == "graceful")
-        return {key: value for key, value in row.items() if value is not None and value != ""}
+        if self._core.version >= 258:
+            row |= {"subgroup": machine.subgroup, "UID": machine.uid}
+        return {key: value for key, value in row.items() if value is not None and value not in ("", [])}
 
     async def _metadata(self, machine: Machine, *, graceful: bool) -> dict[str, Any]:
         guests = self._core.guests
@@ -275,13 +300,50 @@ class Handlers:
         for step in (addresses, os_release, uid_shift):
             try:
                 await step()
-            except (MachineError, OSError, TimeoutError):
-                if not graceful:
-                    raise
+            except (MachineError, OSError, TimeoutError) as error:
+                if graceful:
+                    continue
+                if isinstance(error, MachineError) and error.problem is Problem.NOT_SUPPORTED:
+                    complex_map = step is uid_shift and machine.cls is MachineClass.CONTAINER
+                    raise VarlinkError(
+                        INTERFACE + ("NoUIDShift" if complex_map else "NotAvailable")
+                    ) from error
+                raise
         return row
 
 
-def _process_id(pid: int, pidfd_id: int | None) -> dict[str, int] | None:
+@contextmanager
+def _as_number() -> Iterator[None]:
+    """Some methods have no error of their own for what cannot be done."""
+    try:
+        yield
+    except MachineError as error:
+        if error.problem is not Problem.NOT_SUPPORTED:
+            raise
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from error
+
+
+def _process_id(pid: int, pidfd_id: int | None) -> dict[str, Any] | None:
     if not pid:
         return None
-    return {"pid": pid, "pidfdId": pidfd_id} if pidfd_id else {"pid": pid}
+    # The boot is what makes the inode of a pidfd unique.
+    return {"pid": pid, "pidfdId": pidfd_id, "bootId": process.boot_id()} if pidfd_id else {"pid": pid}
+
+
+def _machine_id(text: str) -> bytes:
+    """An id in one of the two forms that it is written in. Raises VarlinkError."""
+    if not _ID.fullmatch(text):
+        raise invalid_parameter("id")
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def _signal_number(given: int | str, *, names: bool) -> int:
+    """A number, in digits too, and a name where names will do. Raises VarlinkError (InvalidParameter)."""
+    text = str(given)
+    if names and not text.isdecimal():
+        number = getattr(signal, text if text.startswith("SIG") else "SIG" + text, None)
+        if isinstance(number, signal.Signals):
+            return int(number)
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= signal.SIGRTMAX:
+        raise invalid_parameter("signal")
+    return int(text)

@@ -11,6 +11,7 @@ from machined.varlink.image_handlers import NAME, Handlers
 from machined.varlink.table import (
     BOOL,
     INT,
+    NUMBER,
     STRING,
     Array,
     Enumeration,
@@ -28,14 +29,15 @@ CLEAN_MODE: Final = Enumeration("CleanPoolMode", ("all", "hidden"))
 _POOL_SINCE: Final = 258
 
 
-def _is_size(value: Any) -> bool:
+def _size(value: Any) -> int:
     """An unsigned number of 64 bits; as text too, which JSON libraries need that count in floats."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
-        value = int(value)
-    return type(value) is int and 0 <= value < 2**64
+    number = int(NUMBER.convert(value))
+    if number < 0:
+        raise ValueError("no size is negative")
+    return number
 
 
-SIZE: Final = Scalar("int", _is_size)
+SIZE: Final = Scalar("int", _size)
 _INTERACTIVE: Final = may("allowInteractiveAuthentication", BOOL)
 
 

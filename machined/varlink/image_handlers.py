@@ -86,7 +86,7 @@ class Handlers:
                 await operations.mark_read_only(image, given["readOnly"])
             except OSError as error:
                 failures.append(error)
-        limit = int(given.get("limit", UNKNOWN))
+        limit = given.get("limit", UNKNOWN)
         if limit != UNKNOWN:
             try:
                 await operations.set_limit(image, limit)
@@ -111,7 +111,7 @@ class Handlers:
         await _counted(self._core.image_ops.remove(image))
 
     async def set_pool_limit(self, call: Call, given: Mapping[str, Any]) -> None:
-        limit = int(given["limit"])
+        limit = given["limit"]
         if not is_size(limit):
             raise invalid_parameter("limit")
         await self._ask(call, given, {"verb": "set_pool_limit"})

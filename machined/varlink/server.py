@@ -17,16 +17,19 @@ import socket
 import struct
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from machined.linux.fds import FdSet, OwnedFd
 from machined.linux.process import PidRef
-from machined.varlink.standard import DESCRIPTIONS, SERVICE
+from machined.varlink.presence import PeerLostError, while_there
+from machined.varlink.standard import SERVICE, descriptions
 from machined.varlink.table import STRING, Interface, Method, VarlinkError, check, invalid_parameter, need
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_MESSAGE: Final = 1024 * 1024
 # Bytes of messages that come or are served, of all connections of one user. Parsed they take up to twenty
@@ -47,6 +50,8 @@ SO_PEERPIDFD: Final = 77
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[][{}]', re.DOTALL)
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
+# The keys of a call besides its method and parameters; "upgrade" came with systemd 258.
+FLAGS: Final = ("more", "oneway", "upgrade")
 
 INTERFACE_FIELD: Final = (need("interface", STRING),)
 
@@ -83,6 +88,7 @@ class Call:
     more: bool
     oneway: bool
     reply: Callable[[dict[str, Any]], Awaitable[None]]
+    sock: socket.socket
     fds: FdSet = field(default_factory=FdSet)
 
     def attach(self, fd: OwnedFd) -> int:
@@ -91,9 +97,12 @@ class Call:
         self.fds = FdSet([fd.detach()])
         return 0
 
+    async def while_there(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what may take long for as long as the peer stays.
 
-class PeerLostError(ConnectionError):
-    """The peer does not take a reply of a stream: it left, or does not read."""
+        Raises PeerLostError, with the work cancelled, when it leaves.
+        """
+        return await while_there(self.sock, work)
 
 
 ErrorMapper = Callable[[Exception], VarlinkError | None]
@@ -102,8 +111,13 @@ ErrorMapper = Callable[[Exception], VarlinkError | None]
 class Server:
     """Serves interfaces on any number of listening sockets."""
 
-    def __init__(self, info: dict[str, str], interfaces: list[Interface], map_error: ErrorMapper) -> None:
+    def __init__(
+        self, info: dict[str, str], interfaces: list[Interface], map_error: ErrorMapper, version: int = 257
+    ) -> None:
+        """`version` is that of the systemd whose server this one is like."""
         self._info = info
+        self._modern = version >= 258
+        self._standard = descriptions(version)
         self._interfaces = {interface.name: interface for interface in interfaces}
         self._map_error = map_error
         self._listeners: list[socket.socket] = []
@@ -209,14 +223,10 @@ class Server:
                 del self._per_user[peer.uid], self._pending[peer.uid]
 
     async def _message(self, sock: socket.socket, peer: Peer, message: dict[str, Any]) -> None:
-        """Serve one call."""
-        given = message.get("parameters")
-        given = {} if given is None else given
-        oneway = message.get("oneway") is True
+        """Serve one call. Raises ValueError for what is no call: the connection ends then."""
+        given, more, oneway = self._parts(message)
         call: Call | None = None
         try:
-            if not isinstance(given, dict):
-                raise invalid_parameter("parameters")
 
             async def stream(parameters: dict[str, Any]) -> None:
                 try:
@@ -225,8 +235,11 @@ class Server:
                     raise PeerLostError(f"a reply could not be sent: {error}") from error
 
             method = self._find(message["method"])
-            call = Call(method, peer, message.get("more") is True, oneway, stream)
-            reply: dict[str, Any] = {"parameters": await self._invoke(call, check(method.takes, given))}
+            call = Call(method, peer, more, oneway, stream, sock)
+            values = check(method.takes, given)
+            if refused := next((name for name in given if name in method.refused), None):
+                raise invalid_parameter(refused)
+            reply: dict[str, Any] = {"parameters": await self._invoke(call, values)}
         except PeerLostError:
             # Part of a reply may have been sent: nothing that follows would be understood.
             raise
@@ -238,6 +251,8 @@ class Server:
                 log.exception("Serving %s failed", message["method"])
                 mapped = VarlinkError("io.systemd.System", errno=5)
             reply = {"error": mapped.name, "parameters": mapped.parameters}
+        if self._modern and not reply["parameters"]:
+            del reply["parameters"]
         fds = call.fds if call is not None else None
         try:
             if not oneway:
@@ -246,7 +261,25 @@ class Server:
             if fds is not None:
                 fds.close()
 
+    def _parts(self, message: Any) -> tuple[dict[str, Any], bool, bool]:
+        """The parameters of a call, and whether it is `more` and `oneway`. Raises ValueError."""
+        if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+            raise ValueError("the message is no method call")
+        flags = FLAGS if self._modern else FLAGS[:2]
+        if not message.keys() <= {"method", "parameters", *flags}:
+            raise ValueError("the message has a key that no method call has")
+        if not all(isinstance(message.get(flag, False), bool) for flag in flags):
+            raise ValueError("a flag of the message is no boolean")
+        more, oneway = message.get("more", False), message.get("oneway", False)
+        if more and oneway:
+            raise ValueError("a call cannot want more replies and none")
+        given = message.get("parameters")
+        if given is not None and not isinstance(given, dict):
+            raise ValueError("the parameters are no object")
+        return given or {}, more, oneway
+
     async def _invoke(self, call: Call, parameters: dict[str, Any]) -> dict[str, Any]:
+        assert call.method.handler is not None
         result = call.method.handler(call, parameters)
         if inspect.isawaitable(result):
             result = await result
@@ -260,7 +293,7 @@ class Server:
             return Method(member, INTERFACE_FIELD, (), self._describe)
         table = self._interfaces.get(interface)
         method = table.method(member) if table is not None else None
-        if method is None:
+        if method is None or method.handler is None:
             raise VarlinkError(f"{SERVICE}.MethodNotFound", method=name)
         return method
 
@@ -271,8 +304,8 @@ class Server:
         name = parameters["interface"]
         if name in self._interfaces:
             return {"description": self._interfaces[name].description()}
-        if name in DESCRIPTIONS:
-            return {"description": DESCRIPTIONS[name]}
+        if name in self._standard:
+            return {"description": self._standard[name]}
         raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=name)
 
 

@@ -45,6 +45,7 @@ error PermissionDenied()
 error ExpectedMore()
 """
 
+# The fields of System besides its number came with 258.
 _SYSTEMD: Final = """interface io.systemd
 
 error Disconnected()
@@ -53,13 +54,13 @@ error TimedOut()
 
 error Protocol()
 
-error System(
-\torigin: ?string,
-\terrnoName: ?string,
-\terrno: int
+error System({fields}
 )
-
-error InteractiveAuthenticationRequired()
 """
 
-DESCRIPTIONS: Final = {SERVICE: _SERVICE, SYSTEMD: _SYSTEMD}
+
+def descriptions(version: int) -> dict[str, str]:
+    """The texts of the standard interfaces as the servers of this systemd have them."""
+    modern = "\n\torigin: ?string,\n\terrnoName: ?string,\n\terrno: ?int"
+    fields = modern if version >= 258 else "\n\terrno: int"
+    return {SERVICE: _SERVICE, SYSTEMD: _SYSTEMD.format(fields=fields)}

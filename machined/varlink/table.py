@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Varlink interfaces as tables: they check parameters, drive dispatch and print the interface description.
 
-Types follow the varlink interface definition; checking is that of systemd's server: unknown fields and wrong
-types are InvalidParameter with the name of the field.
+Types follow the varlink interface definition; checking is that of systemd's server: wrong types and unknown
+fields are InvalidParameter with the name of the field. It takes 5.0 for 5, and for some fields "5" as well.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,29 +28,67 @@ def invalid_parameter(field: str) -> VarlinkError:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """bool, int or string."""
+    """bool, int, string or object. `convert` raises ValueError for what does not fit."""
 
     text: str
-    accepts: Callable[[Any], bool]
+    convert: Callable[[Any], Any]
 
 
-def _is_int(value: Any) -> bool:
-    # bool is a subclass of int, and JSON's 1.0 is no integer here.
-    return type(value) is int and -(2**63) <= value < 2**64
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("not a boolean")
+    return value
 
 
-def _is_text(value: str) -> bool:
-    # JSON can spell half a surrogate pair, which is no text and no file's content.
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in value
+def _int(value: Any) -> int:
+    # bool is a subclass of int. A float that is not finite raises OverflowError or ValueError by itself.
+    if type(value) is float and abs(value) < 2**64 and value == int(value):
+        value = int(value)
+    if type(value) is not int or not -(2**63) <= value < 2**64:
+        raise ValueError("not an integer of 64 bits")
+    return value
 
 
-BOOL: Final = Scalar("bool", lambda value: isinstance(value, bool))
-INT: Final = Scalar("int", _is_int)
-STRING: Final = Scalar("string", lambda value: isinstance(value, str) and _is_text(value))
+def _number(value: Any) -> int:
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        value = int(value)
+    return _int(value)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("not a text")
+    # JSON can spell half a surrogate pair, which is no text and no file's content: UnicodeError.
+    value.encode()
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _signal(value: Any) -> int | str:
+    return _string(value) if isinstance(value, str) else _int(value)
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,20}")
+
+BOOL: Final = Scalar("bool", _bool)
+INT: Final = Scalar("int", _int)
+# A number that may come as a text, as systemd's server has it for pids, signals and CIDs.
+NUMBER: Final = Scalar("int", _number)
+STRING: Final = Scalar("string", _string)
+OBJECT: Final = Scalar("object", _object)
+# Likewise, or the name of a signal.
+SIGNAL: Final = Scalar("int", _signal)
+# What is described as a number and looked at by nobody.
+IGNORED_INT: Final = Scalar("int", _anything)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +120,7 @@ class Field:
     name: str
     type: Type
     optional: bool = True
+    nullable: bool = False
 
 
 def need(name: str, type_: Type) -> Field:
@@ -88,23 +128,26 @@ def need(name: str, type_: Type) -> Field:
     return Field(name, type_, optional=False)
 
 
-def may(name: str, type_: Type) -> Field:
-    """A field that may be left out or null."""
-    return Field(name, type_)
+def may(name: str, type_: Type, *, null: bool = False) -> Field:
+    """A field that may be left out, or be null where systemd's server does not mind."""
+    return Field(name, type_, nullable=null)
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method.
 
-    the handler takes (call, parameters) and answers through the call or returns the parameters.
+    the handler takes (call, parameters) and answers through the call or returns the parameters. Without one
+    the method is described and cannot be called.
     """
 
     name: str
     takes: tuple[Field, ...]
     gives: tuple[Field, ...]
-    handler: Callable[..., Any]
+    handler: Callable[..., Any] | None
     since: int = 0
+    # Fields that are described, and refused all the same.
+    refused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,37 +206,41 @@ def _type(type_: Type) -> str:
 
 
 def check(fields: tuple[Field, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters without nulls. Raises VarlinkError (InvalidParameter) naming the first bad field."""
-    known = {field.name: field for field in fields}
-    for name in given:
-        if name not in known:
-            raise invalid_parameter(name)
-    values = {}
+    """The parameters as they were given, without nulls.
+
+    Raises VarlinkError (InvalidParameter) naming the first bad field: those of the table, then unknown ones.
+    """
+    values: dict[str, Any] = {}
     for field in fields:
-        value = given.get(field.name)
-        if value is None:
+        if field.name not in given:
             if not field.optional:
                 raise invalid_parameter(field.name)
             continue
-        if not _fits(field.type, value):
-            raise invalid_parameter(field.name)
-        values[field.name] = value
-    return values
+        value = given[field.name]
+        if value is None and field.nullable:
+            continue
+        try:
+            values[field.name] = _convert(field.type, value)
+        except (ValueError, OverflowError, VarlinkError):
+            raise invalid_parameter(field.name) from None
+    known = {field.name for field in fields}
+    for name in given:
+        if name not in known:
+            raise invalid_parameter(name)
+    return {name: values[name] for name in given if name in values}
 
 
-def _fits(type_: Type, value: Any) -> bool:
+def _convert(type_: Type, value: Any) -> Any:
     match type_:
         case Scalar():
-            return type_.accepts(value)
+            return type_.convert(value)
         case Enumeration():
-            return isinstance(value, str) and value in type_.words
+            if value not in type_.words:
+                raise ValueError("not one of the words")
+            return value
         case Array():
-            return isinstance(value, list) and all(_fits(type_.item, item) for item in value)
+            if not isinstance(value, list):
+                raise ValueError("not an array")
+            return [_convert(type_.item, item) for item in value]
         case Structure():
-            if not isinstance(value, dict):
-                return False
-            try:
-                check(type_.fields, value)
-            except VarlinkError:
-                return False
-            return True
+            return check(type_.fields, _object(value))

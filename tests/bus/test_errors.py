@@ -229,7 +229,7 @@ async def test_methods(
         (
             {"leader": 2**32 - 1},
             "UnixProcessIdUnknown",
-            f"Failed to pin process {2**32 - 1}: No such process",
+            "Failed to pin process -1: No such process",
         ),
         ({"class": ""}, "NotSupported", "Operation not supported"),
     ],

@@ -227,6 +227,9 @@ class TestEnds:
         assert service.core.registry.get(".host") is not None
 
 
+BOTH = "Both LeaderPID and LeaderPIDFDID must be specified to identify the leader process by PIDFDID"
+
+
 @pytest.mark.parametrize("version", [262], indirect=True)
 class TestEx:
     async def test_register(self, service: Served) -> None:
@@ -268,18 +271,25 @@ class TestEx:
         ("properties", "text"),
         [
             ([["Frob", Variant("s", "")]], "Unknown property 'Frob'"),
-            ([["Service", Variant("u", 1)]], "Property 'Service' has type 'u', expected 's'"),
             ([["Id", Variant("ay", b"x")]], "Invalid machine ID parameter"),
             ([["Class", Variant("s", "host")]], "Invalid machine class parameter"),
             ([["RootDirectory", Variant("s", "r")]], "Root directory must be empty or an absolute path"),
-            ([["LeaderPID", Variant("u", 9)]], "LeaderPID and LeaderPIDFDID must be given together"),
-            ([["LeaderPIDFD", Variant("h", 3)]], "Invalid leader PID file descriptor"),
+            ([["LeaderPID", Variant("u", 9)]], BOTH),
+            ([["LeaderPIDFD", Variant("h", 3)]], "Failed to parse PIDFD: Bad file descriptor"),
         ],
     )
     async def test_refused(self, client: Client, properties: list[Any], text: str) -> None:
         with pytest.raises(RemoteError) as raised:
             await client.call("RegisterMachineEx", "sa(sv)", "web", properties)
         assert (raised.value.name, raised.value.text) == ("org.freedesktop.DBus.Error.InvalidArgs", text)
+
+    async def test_a_value_of_another_type(self, client: Client) -> None:
+        with pytest.raises(RemoteError) as raised:
+            await client.call("RegisterMachineEx", "sa(sv)", "web", [["Service", Variant("u", 1)]])
+        assert (raised.value.name, raised.value.text) == (
+            "System.Error.ENXIO",
+            "No such device or address",
+        )
 
     async def test_without_a_class(self, client: Client) -> None:
         with pytest.raises(RemoteError) as raised:

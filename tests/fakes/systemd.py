@@ -29,6 +29,7 @@ class FakeServiceManager:
 
     def __init__(self, version: int = 257) -> None:
         self.version = version
+        self.version_text = f"{version}.4-1~test"
         self.calls: list[tuple[Any, ...]] = []
         self.known: dict[str, Unit] = {}
         self.transient: dict[str, dict[str, Any]] = {}
@@ -113,6 +114,9 @@ class FakeServiceManager:
 
     async def kill_unit(self, name: str, whom: str, signo: int) -> None:
         await self._called("kill_unit", name, whom, signo)
+
+    async def kill_unit_subgroup(self, name: str, subgroup: str, signo: int) -> None:
+        await self._called("kill_unit_subgroup", name, subgroup, signo)
 
     async def start_transient(
         self, name: str, properties: Sequence[UnitProperty], fds: Sequence[int] = ()

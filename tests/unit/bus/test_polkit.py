@@ -52,7 +52,7 @@ def test_any_answer(body: list[Any]) -> None:
     async def ask() -> None:
         bus = FakeBus(body)
         bus.answer.set()
-        await Polkit(bus).ask(SUBJECT, 1000, "a.b", {}, False)  # type: ignore[arg-type]
+        await Polkit(bus, 257).ask(SUBJECT, 1000, "a.b", {}, False)  # type: ignore[arg-type]
 
     try:
         asyncio.run(ask())
@@ -66,7 +66,7 @@ def test_any_answer(body: list[Any]) -> None:
 async def test_one_user_does_not_take_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_QUESTIONS_PER_USER", 2)
     bus = FakeBus([[True, False, {}]])
-    polkit = Polkit(bus)  # type: ignore[arg-type]
+    polkit = Polkit(bus, 257)  # type: ignore[arg-type]
 
     def ask(uid: int) -> asyncio.Task[None]:
         return asyncio.ensure_future(polkit.ask(SUBJECT, uid, "a.b", {}, False))

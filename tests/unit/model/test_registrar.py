@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from machined.linux import cgroup
 from machined.linux.fds import OwnedFd
 from machined.model import registrar
 from machined.model.errors import MachineError, Problem, ServiceManagerError
@@ -86,7 +87,7 @@ class TestRegister:
 
     async def test_a_leader_in_no_unit(self, host: World) -> None:
         leader = host.process()
-        with pytest.raises(MachineError, match=f"Failed to determine unit of process {leader.pid} :"):
+        with pytest.raises(OSError, match=f"Failed to determine unit of process {leader.pid} :"):
             await host.core.registrar.register(Registration("web", MachineClass.CONTAINER, leader))
         assert leader.closed
 
@@ -393,3 +394,23 @@ async def test_supervised_attachment_is_owned_once(host: World) -> None:
         host.systemd.finish(host.systemd.last_job(), "machine-web.scope")
         await task
         os.fstat(mine.fileno())
+
+
+@pytest.mark.parametrize(
+    ("unit", "path", "calls"),
+    [
+        ("web.service", "/system.slice/web.service/sub/inner", ["kill_unit_subgroup"]),
+        ("web.service", "/system.slice/web.service", ["kill_unit"]),
+    ],
+)
+@pytest.mark.parametrize("version", [262], indirect=True)
+async def test_who_is_signalled(
+    host: World, monkeypatch: pytest.MonkeyPatch, unit: str, path: str, calls: list[str]
+) -> None:
+    """A machine that has a part of its unit is that part."""
+    monkeypatch.setattr(cgroup, "path_of", lambda pid: path)
+    machine, _ = await host.register("web", unit)
+    await host.core.registrar.kill(machine, "all", 10)
+    assert [call[0] for call in host.systemd.calls if call[0].startswith("kill")] == calls
+    if machine.subgroup:
+        assert host.systemd.called("kill_unit_subgroup") == [(unit, "sub/inner", 10)]

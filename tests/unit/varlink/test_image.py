@@ -55,12 +55,12 @@ async def client(
 async def ok(client: VarlinkClient, method: str, **parameters: Any) -> dict[str, Any]:
     reply = await client.call(f"{NAME}.{method}", parameters)
     assert "error" not in reply, reply
-    return dict(reply["parameters"])
+    return dict(reply.get("parameters", {}))
 
 
 async def fails(client: VarlinkClient, method: str, **parameters: Any) -> tuple[str, dict[str, Any]]:
     reply = await client.call(f"{NAME}.{method}", parameters)
-    return reply["error"].removeprefix(f"{NAME}."), reply["parameters"]
+    return reply["error"].removeprefix(f"{NAME}."), reply.get("parameters", {})
 
 
 @both

@@ -203,10 +203,17 @@ class TestFraming:
 
     @pytest.mark.parametrize("parameters", [[], "x", 7, True])
     async def test_parameters_are_an_object(self, client: VarlinkClient, parameters: Any) -> None:
-        assert await client.call(X + "Echo", parameters) == {
-            "error": "org.varlink.service.InvalidParameter",
-            "parameters": {"parameter": "parameters"},
-        }
+        """Anything else is no call, and the connection ends."""
+        with pytest.raises(EOFError):
+            await client.call(X + "Echo", parameters)
+
+    @pytest.mark.parametrize(
+        "more",
+        [{"frob": 1}, {"more": "x"}, {"oneway": 1}, {"more": True, "oneway": True}, {"upgrade": True}],
+    )
+    async def test_keys_of_a_call(self, client: VarlinkClient, more: dict[str, Any]) -> None:
+        with pytest.raises(EOFError):
+            await client.call(X + "Echo", **more)
 
     async def test_large(self, client: VarlinkClient) -> None:
         text = "x" * 900_000

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from machined.varlink.table import (
     BOOL,
     INT,
+    NUMBER,
     STRING,
     Array,
     Enumeration,
@@ -33,6 +34,8 @@ FIELDS = (
     may("mode", MODE),
     may("pair", PAIR),
     may("list", Array(INT)),
+    may("nothing", INT, null=True),
+    may("loose", NUMBER),
 )
 
 
@@ -40,9 +43,10 @@ FIELDS = (
     "given",
     [
         {"name": "x"},
-        {"name": "", "number": None, "flag": None, "mode": None, "pair": None, "list": None},
+        {"name": "", "nothing": None},
         {"name": "x", "number": -(2**63), "flag": False, "mode": "tty", "pair": {"pid": 1}, "list": []},
-        {"name": "ä", "number": 2**64 - 1, "list": [1, 2], "pair": {"pid": 1, "id": None}},
+        {"name": "ä", "number": 2**64 - 1, "list": [1, 2], "pair": {"pid": 1, "id": 2}},
+        {"list": [1.0], "name": "x", "loose": 5, "number": 3.0},
     ],
 )
 def test_good(given: dict[str, Any]) -> None:
@@ -57,9 +61,16 @@ def test_good(given: dict[str, Any]) -> None:
         ({"name": 1}, "name"),
         ({"name": "a\0b"}, "name"),
         ({"name": "x", "frob": 1}, "frob"),
-        ({"frob": None}, "frob"),
+        ({"frob": None}, "name"),
+        ({"name": "x", "frob": None}, "frob"),
+        ({"name": "x", "number": None}, "number"),
+        ({"name": "x", "pair": {"pid": 1, "id": None}}, "pair"),
+        ({"name": "x", "loose": "1x"}, "loose"),
+        ({"name": "x", "loose": "9" * 30}, "loose"),
+        ({"name": "x", "number": float("inf")}, "number"),
+        ({"name": "x", "number": float("nan")}, "number"),
         ({"name": "x", "number": "1"}, "number"),
-        ({"name": "x", "number": 1.0}, "number"),
+        ({"name": "x", "number": 1.5}, "number"),
         ({"name": "x", "number": True}, "number"),
         ({"name": "x", "number": 2**64}, "number"),
         ({"name": "x", "number": -(2**63) - 1}, "number"),
@@ -90,6 +101,13 @@ JSON = st.recursive(
 )
 
 
+def test_numbers_are_made_numbers() -> None:
+    """In the order in which they came."""
+    found = check(FIELDS, {"loose": "7", "number": 3.0, "name": "x"})
+    assert list(found.items()) == [("loose", 7), ("number", 3), ("name", "x")]
+    assert type(found["number"]) is int
+
+
 @given(st.dictionaries(st.sampled_from([field.name for field in FIELDS]), JSON))
 def test_anything_is_good_or_named(given: dict[str, Any]) -> None:
     try:
@@ -116,7 +134,7 @@ def test_description() -> None:
         "type Pair(\n\tpid: int,\n\tid: ?int\n)\n"
         "\n"
         "method Do(\n\tname: string,\n\tnumber: ?int,\n\tflag: ?bool,\n\tmode: ?Mode,\n\tpair: ?Pair,\n"
-        "\tlist: ?[]int\n) -> (\n\tn: int\n)\n"
+        "\tlist: ?[]int,\n\tnothing: ?int,\n\tloose: ?int\n) -> (\n\tn: int\n)\n"
         "\n"
         "error Bad()\n"
         "\n"
