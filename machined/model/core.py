@@ -12,6 +12,7 @@ from typing import Any, Final
 from machined.model import leftovers
 from machined.model.collector import Collector
 from machined.model.errors import ServiceManagerError
+from machined.model.filetransfer import FileTransfer
 from machined.model.guests import Guests
 from machined.model.images import Images
 from machined.model.jobs import Jobs
@@ -56,6 +57,7 @@ class Core:
             self.registry, self.images, self.states, self.jobs, systemd, self.registrar, cleanup
         )
         self.guests = Guests(self.registry)
+        self.files = FileTransfer(self.registry, self.guests, systemd.version)
         self.readiness = Readiness(self.registry, self.states, self.look, connector)
         # Events of each unit, to tell an answer of PID 1 that they have overtaken.
         self._events: Counter[str] = Counter()
@@ -192,6 +194,7 @@ class Core:
         await asyncio.gather(*self._looks, return_exceptions=True)
         await self.readiness.close()
         await self.collector.close()
+        await self.files.operations.close()
         self.guests.close()
         await self.registrar.close()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from machined.model.core import Core
+from machined.varlink import files
 from machined.varlink.handlers import Authorize, Handlers
 from machined.varlink.table import (
     BOOL,
@@ -95,6 +96,7 @@ def table(core: Core, authorize: Authorize) -> Interface:
         ),
         Method("List", (*_LOOKUP, _INTERACTIVE, may("acquireMetadata", METADATA)), listed, handlers.list),
         Method("Open", opened, (need("ptyFileDescriptor", INT), need("ptyPath", STRING)), handlers.open),
+        *files.rows(core, authorize, (*_LOOKUP, _INTERACTIVE)),
     )
     errors = tuple(
         Error(name)

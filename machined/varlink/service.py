@@ -131,4 +131,4 @@ class VarlinkService:
         if self._core.version < 258:
             return VarlinkError("io.systemd.System", errno=number)
         name = errno.errorcode.get(number, "EIO")
-        return VarlinkError("io.systemd.System", origin="linux", errnoName=name, errno=number)
+        return VarlinkError("io.systemd.System", origin="linux", errno=number, errnoName=name)

@@ -81,6 +81,7 @@ class Field:
     name: str
     type: Type
     optional: bool = True
+    nullable: bool = True
 
 
 def need(name: str, type_: Type) -> Field:
@@ -91,6 +92,11 @@ def need(name: str, type_: Type) -> Field:
 def may(name: str, type_: Type) -> Field:
     """A field that may be left out or null."""
     return Field(name, type_)
+
+
+def may_not_null(name: str, type_: Type) -> Field:
+    """A field that may be left out, but not be null."""
+    return Field(name, type_, nullable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,7 @@ def check(fields: tuple[Field, ...], given: Mapping[str, Any]) -> dict[str, Any]
     for field in fields:
         value = given.get(field.name)
         if value is None:
-            if not field.optional:
+            if not field.optional or (field.name in given and not field.nullable):
                 raise invalid_parameter(field.name)
             continue
         if not _fits(field.type, value):

@@ -160,7 +160,9 @@ def _detach_loop_devices(directory: Path) -> None:
         return
     # By device and inode: a path means nothing any more once the mount namespace it was used in is gone.
     overlay = tree.stat().st_dev
-    images = {(entry.stat().st_dev, entry.stat().st_ino) for entry in os.scandir(directory / "machines")}
+    with os.scandir(directory / "machines") as entries:  # links that lead nowhere among them
+        found = [entry.stat(follow_symlinks=False) for entry in entries]
+    images = {(status.st_dev, status.st_ino) for status in found}
     command = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-INO"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in listed.stdout.splitlines():
