@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from machined.bus import operations
+from machined.bus import files, operations
 from machined.bus.call import Call
 from machined.bus.vtable import Access, Emits, Interface, Property, method, prop
 from machined.linux.escape import bus_label_escape
@@ -14,6 +14,7 @@ from machined.model.core import Core
 from machined.model.machine import Machine
 
 SELF: Final = "self"
+_PATHS: Final = "s source, s destination"
 
 
 def finder(core: Core) -> Callable[[Call, str], Any]:
@@ -83,6 +84,11 @@ def machine_table(core: Core) -> Interface:
         method(
             "OpenShell", "s user, s path, as args, as environment", "h pty, s pty_path", on(operations.shell)
         ),
+        method("BindMount", "s source, s destination, b read_only, b mkdir", "", on(files.bind_mount)),
+        method("CopyFrom", _PATHS, "", on(files.copy_from)),
+        method("CopyTo", _PATHS, "", on(files.copy_to)),
+        method("CopyFromWithFlags", f"{_PATHS}, t flags", "", on(files.copy_from_with_flags)),
+        method("CopyToWithFlags", f"{_PATHS}, t flags", "", on(files.copy_to_with_flags)),
         method("OpenRootDirectory", "", "h fd", on(operations.root_directory)),
     )
     return Interface("org.freedesktop.machine1.Machine", rows).for_version(core.version)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from machined.bus import idmaps, images, operations, registration
+from machined.bus import files, idmaps, images, operations, registration
 from machined.bus.call import Call
 from machined.bus.names import image_path, machine_path
 from machined.bus.vtable import Access, Interface, method, signal
@@ -65,6 +65,7 @@ def named(operation: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 PRIVILEGED = Access.PRIVILEGED
 
 _NAME_TO_PTY = "h pty, s pty_path"
+_NAME_AND_PATHS = "s name, s source, s destination"
 _REGISTER = "s name, ay id, s service, s class, u leader, s root_directory"
 
 
@@ -130,6 +131,21 @@ def table(version: int) -> Interface:
             _NAME_TO_PTY,
             named(operations.shell),
         ),
+        method(
+            "BindMountMachine",
+            "s name, s source, s destination, b read_only, b mkdir",
+            "",
+            named(files.bind_mount),
+        ),
+        method("CopyFromMachine", _NAME_AND_PATHS, "", named(files.copy_from)),
+        method("CopyToMachine", _NAME_AND_PATHS, "", named(files.copy_to)),
+        method(
+            "CopyFromMachineWithFlags",
+            f"{_NAME_AND_PATHS}, t flags",
+            "",
+            named(files.copy_from_with_flags),
+        ),
+        method("CopyToMachineWithFlags", f"{_NAME_AND_PATHS}, t flags", "", named(files.copy_to_with_flags)),
         method("OpenMachineRootDirectory", "s name", "h fd", named(operations.root_directory)),
         method("GetMachineUIDShift", "s name", "u shift", named(operations.uid_shift)),
         *images.manager_methods(),

@@ -216,12 +216,15 @@ async def run(
     target: PidRef | None,
     args: Mapping[str, Any],
     fds: Sequence[int] = (),
-    timeout: float = TIMEOUT,  # the helper is killed by it, so it is not the caller's affair
+    timeout: float | None = TIMEOUT,  # the helper is killed by it, so it is not the caller's affair
+    *,
+    in_turn: bool = True,
 ) -> Reply:
     """Do a job of nshelper.OPERATIONS in target's namespaces, in our own if target is None.
 
     args are plain values; fds stay the caller's. Raises the helper's OSError (ProcessLookupError if the
     target is gone, EAGAIN if too many jobs wait already), or TimeoutError after so many seconds in all.
+    A job that may take minutes does not wait for its turn nor count as one: the caller bounds those.
     """
     if op not in nshelper.OPERATIONS:
         raise ValueError(f"'{op}' is no job of the namespace helper")
@@ -233,7 +236,7 @@ async def run(
         # Of its own, since the caller's may be closed when its owner learns of the process's end.
         with target.dup() if target else contextlib.nullcontext() as pinned:
             async with asyncio.timeout(timeout):
-                child = await turnstile.child(target.pid if target else 0)
+                child = await turnstile.child(target.pid if target else 0) if in_turn else _Child()
                 return await _perform(child, op, request, [pinned.fileno(), *fds] if pinned else fds)
     except TimeoutError as error:
         if error.errno is not None:

@@ -230,6 +230,20 @@ class Operation:
     ) -> None:
         self.job, self.kinds, self.root, self.fork = job, kinds, root, fork
 
+    def load(self) -> None:
+        """Import what only this job needs, while paths lead to our own files."""
+
+
+class Elsewhere(Operation):
+    """A job of a module of its own: its perform() begins on the host and enters the target by itself."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def load(self) -> None:
+        job = __import__(self._module, fromlist=("perform",)).perform
+        super().__init__(job, kinds=(), root=False)
+
 
 # The order of the kinds is the order they are entered in.
 OPERATIONS = {
@@ -240,6 +254,8 @@ OPERATIONS = {
     "netlink": Operation(_netlink, ("net",), root=False),
     "root": Operation(_root, ("pid", "mnt", "user")),
     "metadata": Operation(_metadata, ("pid", "mnt", "net", "user")),
+    "bind": Elsewhere("machined.linux.bindmount"),
+    "copy": Elsewhere("machined.linux.guestcopy"),
 }
 
 
@@ -292,7 +308,9 @@ def main(number: int) -> None:
     operation = OPERATIONS[name]
     target = Target(pid, fds.pop(0) if pid else -1)
     try:
-        target.enter(operation.kinds, operation.root)
+        operation.load()
+        if operation.kinds:
+            target.enter(operation.kinds, operation.root)
         # Entering a PID namespace takes effect for children only.
         if operation.fork and "pid" in target.entered and (child := os.fork()):
             sock.close()

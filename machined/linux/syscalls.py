@@ -40,6 +40,7 @@ MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_SYMLINKS = 0x10
 MOVE_MOUNT_T_AUTOMOUNTS = 0x20
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOVE_MOUNT_BENEATH = 0x200
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
@@ -67,6 +68,8 @@ if os.uname().machine.startswith(("mips", "ppc", "sparc", "alpha")):
     TIOCGPTN = 0x40045430
     TIOCSPTLCK = 0x80045431
     TIOCGPTPEER = 0x20005441
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _library: ctypes.CDLL | None = None
 
@@ -181,6 +184,12 @@ def pty_number(master: int) -> int:
 def pty_peer(master: int) -> int:
     """Open the other end of a master without any path (Linux 4.13); the caller closes it."""
     return fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def die_with_parent(signo: int) -> None:
+    """Get this signal when the thread that started us ends (prctl(2), PR_SET_PDEATHSIG)."""
+    if _libc().prctl(_PR_SET_PDEATHSIG, signo, 0, 0, 0) < 0:
+        raise _failed("prctl")
 
 
 def statx(dir_fd: int, path: str, flags: int, mask: int, size: int) -> bytes:

@@ -13,6 +13,7 @@ from machined.linux.worker import Workers
 from machined.model import leftovers
 from machined.model.collector import Collector
 from machined.model.errors import ServiceManagerError
+from machined.model.filetransfer import FileTransfer
 from machined.model.guests import Guests
 from machined.model.idmaps import IdMaps
 from machined.model.image_ops import ImageOps
@@ -67,6 +68,7 @@ class Core:
         )
         self.guests = Guests(self.registry)
         self.idmaps = IdMaps(self.registry)
+        self.files = FileTransfer(self.registry, self.guests, systemd.version)
         self.readiness = Readiness(self.registry, self.states, self.look, connector)
         # Events of each unit, to tell an answer of PID 1 that they have overtaken.
         self._events: Counter[str] = Counter()
@@ -210,6 +212,7 @@ class Core:
         await asyncio.gather(*self._looks, return_exceptions=True)
         await self.readiness.close()
         await self.collector.close()
+        await self.files.operations.close()
         self.guests.close()
         await self.registrar.close()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from machined.model.core import Core
-from machined.varlink import maps
+from machined.varlink import files, maps
 from machined.varlink.handlers import Authorize, Handlers
 from machined.varlink.table import (
     BOOL,
@@ -108,6 +108,7 @@ def table(core: Core, authorize: Authorize) -> Interface:
         Method("List", (*_LOOKUP, _INTERACTIVE, may("acquireMetadata", METADATA)), listed, handlers.list),
         Method("Open", opened, (need("ptyFileDescriptor", INT), need("ptyPath", STRING)), handlers.open),
         *maps.rows(core, authorize, (*_LOOKUP, _INTERACTIVE)),
+        *files.rows(core, authorize, (*_LOOKUP, _INTERACTIVE)),
     )
     names = (
         "NoSuchMachine",
