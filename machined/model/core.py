@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # Attempts at an answer of PID 1 that no event overtakes.
 LOOKS: Final = 5
+# Units asked for at the same time, with up to six questions each: dbus-daemon allows 128 pending replies.
+LOOKS_AT_ONCE: Final = 12
 
 
 class Core:
@@ -63,6 +65,7 @@ class Core:
         # Units that are being looked at, and those of them that PID 1 forgot meanwhile.
         self._looking: Counter[str] = Counter()
         self._forgotten: set[str] = set()
+        self._turn = asyncio.Semaphore(LOOKS_AT_ONCE)
         self.registry.on_removed.append(self._machine_removed)
 
     @property
@@ -150,6 +153,10 @@ class Core:
 
     async def look(self, name: str) -> None:
         """Take over how a unit is now, unless an event says something newer meanwhile."""
+        async with self._turn:
+            await self._look(name)
+
+    async def _look(self, name: str) -> None:
         self._looking[name] += 1
         try:
             for _ in range(LOOKS):
@@ -192,7 +199,7 @@ class Core:
         await asyncio.gather(*self._looks, return_exceptions=True)
         await self.readiness.close()
         await self.collector.close()
-        self.guests.close()
+        await self.guests.close()
         await self.registrar.close()
 
 
