@@ -26,7 +26,7 @@ define check_python
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test check lint format lock demo host-shell install uninstall clean
+.PHONY: help venv test bench check lint format lock demo host-shell install uninstall clean
 
 help: ## this list
 	@echo 'make TARGET [VARIABLE=VALUE…], where TARGET is:'
@@ -42,6 +42,9 @@ host-shell: venv ## a shell in a test host with machined installed (root; SUITE=
 test: venv ## all tests: linters, types, unit, bus and, as root, whole hosts (PYTEST_ARGS=…)
 	@scripts/need dbus-daemon:dbus-daemon
 	$(PYTEST) $(PYTEST_ARGS)
+
+bench: venv ## machined beside the stock daemon of the same test host, timed (root; SUITE=trixie or sid, BENCH_ARGS=…)
+	$(VENV_PYTHON) -m tests.bench --suite $(SUITE) $(BENCH_ARGS)
 
 check: venv ## the quick ones: linters, types, unit and bus tests (PYTEST_ARGS=…)
 	@scripts/need dbus-daemon:dbus-daemon

@@ -3,6 +3,10 @@
 
 import sys
 
-from machined.daemon import main
+# asyncio and hashlib do without OpenSSL, which takes five megabytes; we speak on UNIX sockets alone.
+for name in ("ssl", "_hashlib"):
+    sys.modules[name] = None  # type: ignore[assignment]  # as sys.modules says that there is none
+
+from machined.daemon import main  # noqa: E402
 
 sys.exit(main())

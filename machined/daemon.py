@@ -20,7 +20,7 @@ from machined.bus.guest import Connector
 from machined.bus.logcontrol import LogControl
 from machined.bus.service import BusService, NameTakenError
 from machined.bus.systemd1 import Systemd1, updated
-from machined.linux import sd
+from machined.linux import helper, sd
 from machined.model.core import Core
 from machined.varlink.service import VarlinkService
 
@@ -44,6 +44,10 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until told to stop (0) or the bus is lost (1: PID 1 starts us again)."""
+        async with helper.kept():
+            return await self._run()
+
+    async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

@@ -5,27 +5,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from dbus_fast import Message
 
-from machined.bus.connection import DBUS, DBUS_PATH, Bus, RemoteError
+from machined.bus.callers import Callers, Credentials
+from machined.bus.connection import Bus
 from machined.linux.fds import FdSet, OwnedFd
 from machined.linux.process import PidRef
-from machined.model.errors import MachineError, Problem
 
 # Header flags, D-Bus specification, "Message Format".
 NO_REPLY_EXPECTED = 0x1
 ALLOW_INTERACTIVE_AUTHORIZATION = 0x4
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Who a peer is, by its numbers; Call.process() pins the process behind the pid."""
-
-    uid: int
-    pid: int
 
 
 class Authority(Protocol):
@@ -37,10 +28,13 @@ class Authority(Protocol):
 class Call:
     """An incoming call. Owned by the dispatcher, which closes what is left of the descriptors afterwards."""
 
-    __slots__ = ("_authority", "_credentials", "bus", "fds", "message", "only_waits", "reply_fds", "sender")
+    __slots__ = ("_authority", "_callers", "bus", "fds", "message", "only_waits", "reply_fds", "sender")
 
-    def __init__(self, bus: Bus, authority: Authority, message: Message, fds: FdSet) -> None:
+    def __init__(
+        self, bus: Bus, authority: Authority, callers: Callers, message: Message, fds: FdSet
+    ) -> None:
         self.bus = bus
+        self._callers = callers
         self.message = message
         self.fds = fds
         self.reply_fds: FdSet | None = None
@@ -49,7 +43,6 @@ class Call:
         # A p2p peer has no name; the bus always sets one.
         self.sender = message.sender or ""
         self._authority = authority
-        self._credentials: Credentials | None = None
 
     @property
     def wants_reply(self) -> bool:
@@ -69,46 +62,16 @@ class Call:
         self.reply_fds = FdSet([*held, fd.detach()])
         return len(held)
 
-    async def _query(self) -> tuple[Credentials, PidRef | None]:
-        try:
-            body, fds = await self.bus.request_with_fds(
-                DBUS, DBUS_PATH, DBUS, "GetConnectionCredentials", "s", [self.sender]
-            )
-        except RemoteError as error:
-            raise MachineError(
-                Problem.ACCESS_DENIED, f"Who sent this request cannot be told any more: {error.text}"
-            ) from error
-        with fds:
-            values = body[0]
-            if "UnixUserID" not in values or "ProcessID" not in values:
-                raise MachineError(Problem.ACCESS_DENIED, "The bus does not tell who sent this request.")
-            pinned = None
-            if "ProcessFD" in values:
-                try:
-                    pinned = PidRef.adopt(fds.steal(values["ProcessFD"].value))
-                except ProcessLookupError:
-                    pinned = None
-            credentials = Credentials(values["UnixUserID"].value, values["ProcessID"].value)
-        self._credentials = credentials
-        return credentials, pinned
-
     async def credentials(self) -> Credentials:
         """The sender's user and process. Raises MachineError (ACCESS_DENIED) when it has left already."""
-        if self._credentials is None:
-            _, pinned = await self._query()
-            if pinned is not None:
-                pinned.close()
-        assert self._credentials is not None
-        return self._credentials
+        return self._callers.known(self.sender) or await self._callers.credentials(self.sender)
 
     async def process(self) -> PidRef:
         """The sender's process, pinned (the caller closes it).
 
         Raises ProcessLookupError when it has gone.
         """
-        credentials, pinned = await self._query()
-        # dbus-daemon before 1.15 hands out no pidfd: a window for a reused pid remains there.
-        return pinned if pinned is not None else PidRef.open(credentials.pid)
+        return await self._callers.process(self.sender)
 
     async def privileged(self) -> bool:
         """Whether the sender is root, or the user this daemon runs as (sd-bus's rule on a message bus)."""

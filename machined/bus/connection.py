@@ -18,6 +18,7 @@ from typing import Any, Final
 from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 
+from machined.bus.prepared import Prepared
 from machined.bus.transport import BusSocket, Writer, reader
 from machined.linux.fds import FdSet
 
@@ -216,6 +217,11 @@ class Bus(MessageBus):
         except BaseException:
             fds.close()
             raise
+
+    def send_prepared(self, answer: Prepared, reply_serial: int, destination: str) -> None:
+        """Queue a reply that is marshalled already."""
+        if self._out is not None and not self.disconnected.done():
+            self._out.schedule_bytes(answer.reply(self.next_serial(), reply_serial, destination))
 
     def emit(
         self, path: str, interface: str, member: str, signature: str = "", body: Iterable[Any] = ()

@@ -19,8 +19,10 @@ from dbus_fast import Message, MessageType, Variant
 
 from machined.bus import introspection
 from machined.bus.call import Authority, Call
+from machined.bus.callers import Callers
 from machined.bus.connection import Bus
 from machined.bus.errors import wire_error
+from machined.bus.prepared import Prepared
 from machined.bus.vtable import Access, Emits, Fallback, Fixed, Interface, Method, Property
 from machined.linux.escape import bus_label_unescape
 from machined.linux.fds import FdSet
@@ -71,6 +73,7 @@ class Dispatcher:
     def __init__(self, bus: Bus, authority: Authority) -> None:
         self._bus = bus
         self._authority = authority
+        self._callers = Callers(bus)
         self._fixed: dict[str, Fixed] = {}
         self._fallbacks: list[Fallback] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,6 +97,7 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._callers.close()
 
     # -- emitting ------------------------------------------------------------------------------------------
 
@@ -117,7 +121,7 @@ class Dispatcher:
         if not {"h", "v"} & set(message.signature or ""):
             # Nothing in the body can mean them: they are not kept for as long as the call takes.
             fds.close()
-        call = Call(self._bus, self._authority, message, fds)
+        call = Call(self._bus, self._authority, self._callers, message, fds)
         allowed = MAX_CALLS_PER_SENDER if len(self._tasks) < MAX_CALLS else FEW_CALLS
         if self._in_flight[call.sender] >= allowed:
             fds.close()
@@ -140,6 +144,7 @@ class Dispatcher:
 
     def sender_left(self, sender: str) -> None:
         """Give up what only the sender waited for; what it has begun goes on."""
+        self._callers.left(sender)
         for task, call in list(self._of_sender.get(sender, {}).items()):
             if call.only_waits:
                 task.cancel()
@@ -170,6 +175,9 @@ class Dispatcher:
 
     def _reply(self, call: Call, signature: str, body: list[Any]) -> None:
         fds, call.reply_fds = call.reply_fds, None
+        if body and isinstance(body[0], Prepared):
+            self._bus.send_prepared(body[0], call.message.serial, call.sender)
+            return
         self._bus.send_message(
             Message(
                 message_type=MessageType.METHOD_RETURN,

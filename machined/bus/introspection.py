@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
-from xml.sax.saxutils import quoteattr
 
 from machined.bus.vtable import Access, Arg, Emits, Interface, Method, Property, Signal
 
@@ -96,3 +95,10 @@ def _property(row: Property) -> list[str]:
         inner.append(_annotation("org.freedesktop.DBus.Property.EmitsChangedSignal", row.emits.value))
     access = "readwrite" if row.setter else "read"
     return _element("property", row.name, inner, f' type={quoteattr(row.type)} access="{access}"')
+
+
+def quoteattr(text: str) -> str:
+    """An attribute's value. The library's function of this name brings an HTTP client into memory."""
+    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(sign, entity)
+    return f'"{text}"'

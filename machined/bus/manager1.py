@@ -9,6 +9,7 @@ from typing import Any
 from machined.bus import files, idmaps, images, operations, registration
 from machined.bus.call import Call
 from machined.bus.names import image_path, machine_path
+from machined.bus.prepared import Kept, Prepared
 from machined.bus.vtable import Access, Interface, method, signal
 from machined.linux.process import PidRef
 from machined.model.core import Core
@@ -41,7 +42,7 @@ def _no_machine(pid: int) -> MachineError:
     return MachineError(Problem.NO_MACHINE_FOR_PID, f"PID {pid} does not belong to any known machine")
 
 
-def _list_machines(call: Call, core: Core) -> list[list[str]]:
+def _machines(core: Core) -> list[list[str]]:
     return [[m.name, m.cls.value, m.service, machine_path(m.name)] for m in core.registry]
 
 
@@ -73,12 +74,17 @@ def table(version: int) -> Interface:
     """The interface as the host's systemd version has it."""
     # From 258 on polkit decides about these instead of the bus.
     was_privileged = Access.OPEN if version >= 258 else Access.PRIVILEGED
+    machines = Kept("a(ssso)", _machines)
+
+    def list_machines(call: Call, core: Core) -> Prepared:
+        return machines.get((core, core.registry.generation), core)
+
     rows = (
         *images.pool_properties(),
         method("GetMachine", "s name", "o machine", _get_machine),
         method("GetImage", "s name", "o image", _get_image),
         method("GetMachineByPID", "u pid", "o machine", _get_machine_by_pid),
-        method("ListMachines", "", "a(ssso) machines", _list_machines),
+        method("ListMachines", "", "a(ssso) machines", list_machines),
         method("ListImages", "", "a(ssbttto) images", _list_images),
         method(
             "CreateMachine",

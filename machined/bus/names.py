@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from machined.linux.escape import bus_label_escape
@@ -15,6 +16,7 @@ JOBS: Final = "/org/machined1/job"
 LOG_CONTROL: Final = "/org/freedesktop/LogControl1"
 
 
+@functools.lru_cache(maxsize=4096)
 def machine_path(name: str) -> str:
     return f"{MACHINES}/{bus_label_escape(name)}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 
 from dbus_fast import Message
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Replies of RequestName (D-Bus specification).
 PRIMARY_OWNER = 1
+# Seconds that the word of a changed state may wait for something more urgent.
+STATES_DELAY = 0.001
 
 
 class NameTakenError(Exception):
@@ -41,6 +44,7 @@ class BusService:
         self._polkit = Polkit(bus, core.version)
         self.dispatcher = Dispatcher(bus, self._polkit)
         self.lost_name: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._states: deque[tuple[str, State, State]] = deque()
         self._manager = manager1.table(core.version)
         self._own_machine = machined1.machine_table(core)
         self._add_objects(control)
@@ -113,9 +117,21 @@ class BusService:
         self.dispatcher.emit(ROOT, self._manager, "MachineNew", machine.name, machine_path(machine.name))
 
     def _machine_removed(self, machine: Machine) -> None:
+        self._tell_states()
         self.dispatcher.emit(ROOT, self._manager, "MachineRemoved", machine.name, machine_path(machine.name))
 
     def _state_changed(self, name: str, state: State, previous: State) -> None:
+        # Who registers a machine waits for the reply, and not for what others hear of it.
+        if not self._states:
+            asyncio.get_running_loop().call_later(STATES_DELAY, self._tell_states)
+        self._states.append((name, state, previous))
+
+    def _tell_states(self) -> None:
+        """Emit what is waiting, in order; nothing that follows from it may be said before."""
+        while self._states:
+            self._tell_state(*self._states.popleft())
+
+    def _tell_state(self, name: str, state: State, previous: State) -> None:
         path = machine_path(name)
         self.dispatcher.emit(
             ROOT, machined1.MANAGER, "MachineStateChanged", name, path, state.value, previous.value
@@ -123,11 +139,13 @@ class BusService:
         self._changed(name, ["State", "StateTimestamp", "Result"])
 
     def _job_new(self, job: Job) -> None:
+        self._tell_states()
         path = job_path(job.id)
         self.dispatcher.emit(ROOT, machined1.MANAGER, "JobNew", job.id, path, job.machine, job.verb.value)
         self._changed(job.machine, ["Job"])
 
     def _job_removed(self, job: Job, result: Result, message: str) -> None:
+        self._tell_states()
         path = job_path(job.id)
         self.dispatcher.emit(
             ROOT,

@@ -26,6 +26,9 @@ MANAGER: Final = NAME + ".Manager"
 UNIT: Final = NAME + ".Unit"
 SERVICE: Final = NAME + ".Service"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+# What `updated` takes.
+UNIT_KEYS: Final = ("ActiveState", "SubState")
+SERVICE_KEYS: Final = ("Result", "StatusText", "ExecMainStatus")
 
 # Seconds for a daemon-reload, as systemctl gives it.
 RELOAD_TIMEOUT: Final = 180.0
@@ -36,8 +39,12 @@ MATCHES: Final = (
     f"type='signal',sender='{NAME}',path='{PATH}',interface='{MANAGER}',member='JobRemoved'",
     f"type='signal',sender='{NAME}',path='{PATH}',interface='{MANAGER}',member='UnitRemoved'",
     f"type='signal',sender='{NAME}',path='{PATH}',interface='{MANAGER}',member='Reloading'",
-    f"type='signal',sender='{NAME}',interface='{PROPERTIES}',member='PropertiesChanged',"
-    f"path_namespace='{PATH}/unit'",
+    # Of these interfaces alone: those of slices, scopes and devices come often and tell us nothing.
+    *(
+        f"type='signal',sender='{NAME}',interface='{PROPERTIES}',member='PropertiesChanged',"
+        f"path_namespace='{PATH}/unit',arg0='{interface}'"
+        for interface in (UNIT, SERVICE)
+    ),
     "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',member='NameOwnerChanged',"
     f"arg0='{NAME}'",
 )
@@ -205,22 +212,24 @@ class Systemd1:
     async def unit(self, name: str) -> Unit:
         """A unit as it is now; an inactive one where there is none."""
         path = UNITS + bus_label_escape(name)
+        # One by one: GetAll of a service has hundreds, and takes both of us longer than these.
+        wanted = [(UNIT, key) for key in UNIT_KEYS]
+        if name.endswith(".service"):
+            wanted += [(SERVICE, key) for key in SERVICE_KEYS]
         try:
-            common, service = await asyncio.gather(
-                self._request(path, PROPERTIES, "GetAll", "s", [UNIT]),
-                self._service_values(name, path),
+            found = await asyncio.gather(
+                *(
+                    self._request(path, PROPERTIES, "Get", "ss", [interface, key])
+                    for interface, key in wanted
+                )
             )
         except ServiceManagerError as error:
             if error.is_missing_unit() or error.name == "org.freedesktop.DBus.Error.UnknownObject":
                 return Unit(name)
             raise
-        return updated(Unit(name), {key: v.value for key, v in (common[0] | service).items()})
-
-    async def _service_values(self, name: str, path: str) -> dict[str, Variant]:
-        if not name.endswith(".service"):
-            return {}
-        values: dict[str, Variant] = (await self._request(path, PROPERTIES, "GetAll", "s", [SERVICE]))[0]
-        return values
+        return updated(
+            Unit(name), {key: body[0].value for (_, key), body in zip(wanted, found, strict=True)}
+        )
 
     async def units(self, patterns: Sequence[str]) -> list[Unit]:
         body = await self._call("ListUnitsByPatterns", "asas", [], list(patterns))
@@ -248,5 +257,4 @@ def updated(unit: Unit, changed: dict[str, Any]) -> Unit:
         result=changed.get("Result", unit.result),
         status_text=changed.get("StatusText", unit.status_text),
         exit_status=changed.get("ExecMainStatus", unit.exit_status),
-        fragment=changed.get("FragmentPath", unit.fragment),
     )

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -44,6 +46,15 @@ _TYPES: Final = frozenset(range(1, 5))
 _VERSION: Final = 1
 
 
+# Plain numbers: arithmetic on the flags of the socket module takes longer than the system calls.
+_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+_PEEK: Final = int(socket.MSG_PEEK)
+_NOSIGNAL: Final = int(socket.MSG_NOSIGNAL)
+# Messages that leave in one system call.
+GATHER: Final = 64
+
+
 class Next(Enum):
     """What the connection has for us."""
 
@@ -69,10 +80,10 @@ class BusSocket(socket.socket):
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
         """As socket.recvmsg; of a truncated list of descriptors none is kept, so a bad call fails alone."""
         room = socket.CMSG_SPACE(MAX_FDS * 4) if ancbufsize else 0
-        data, ancillary, msg_flags, address = super().recvmsg(bufsize, room, flags | socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, msg_flags, address = super().recvmsg(bufsize, room, flags | _CLOEXEC)
         if ancillary:
             self._arrived += tuple(_descriptors(ancillary))
-        if msg_flags & socket.MSG_CTRUNC:
+        if msg_flags & _TRUNCATED:
             self.discard()
             ancillary = []
         if self.budget is not None:
@@ -113,7 +124,7 @@ class BusSocket(socket.socket):
 
     def _unwanted(self) -> int:
         """Bytes of the next message if it is too large or of no known type, else 0."""
-        head = self.recv(16, socket.MSG_PEEK)
+        head = self.recv(16, _PEEK)
         self.framed = len(head) == 16 and head[:1] in {b"l", b"B"} and head[3] == _VERSION
         if not self.framed:
             return 0
@@ -142,6 +153,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[memoryview, list[int], asyncio.Future[None] | None]] = deque()
         self._waiting = False
+        self._scheduled = False
 
     def schedule_write(self, msg: Message, future: asyncio.Future[None] | None = None) -> None:
         """Queue one message; `future` resolves when its last byte is with the kernel.
@@ -150,41 +162,74 @@ class Writer:
         """
         # The library types the buffer's flag as bool; marshalling raises on a body that misses its
         # signature.
-        data = memoryview(msg._marshall(True))
-        self._queue.append((data, list(msg.unix_fds or ()), future))
-        if not self._waiting:
-            self._flush()
+        self._schedule(msg._marshall(True), list(msg.unix_fds or ()), future)
+
+    def schedule_bytes(self, data: bytes) -> None:
+        """Queue a message that is marshalled, and has no descriptors."""
+        self._schedule(data, [], None)
+
+    def _schedule(
+        self, data: bytes | bytearray, fds: list[int], future: asyncio.Future[None] | None
+    ) -> None:
+        self._queue.append((memoryview(data), fds, future))
+        if not (self._waiting or self._scheduled):
+            # What is said in one turn of the loop, as a signal and a reply, is sent together.
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._scheduled = False
         try:
             while self._queue:
-                data, fds, future = self._queue[0]
                 try:
-                    sent = (
-                        socket.send_fds(self._sock, [data], fds, socket.MSG_NOSIGNAL)
-                        if fds
-                        else self._sock.send(data, socket.MSG_NOSIGNAL)
-                    )
+                    sent = self._send()
                 except (BlockingIOError, InterruptedError):
                     if not self._waiting:
                         self._loop.add_writer(self._sock.fileno(), self._flush)
                         self._waiting = True
                     return
-                if sent < len(data):
-                    # The descriptors went with the first byte.
-                    self._queue[0] = (data[sent:], [], future)
-                    continue
-                self._queue.popleft()
-                if future is not None and not future.done():
-                    future.set_result(None)
+                self._sent(sent)
             if self._waiting:
                 self._loop.remove_writer(self._sock.fileno())
                 self._waiting = False
         except OSError as error:
             self._bus.lost(error)
 
+    def _send(self) -> int:
+        """Send what is first in the queue, and with it what follows without descriptors."""
+        data, fds, _ = self._queue[0]
+        if fds:
+            return socket.send_fds(self._sock, [data], fds, _NOSIGNAL)
+        if len(self._queue) == 1:
+            return self._sock.send(data, _NOSIGNAL)
+        run = [data]
+        for data, fds, _ in itertools.islice(self._queue, 1, GATHER):
+            if fds:
+                break
+            run.append(data)
+        return self._sock.sendmsg(run, (), _NOSIGNAL)
+
+    def _sent(self, count: int) -> None:
+        while count:
+            data, _, future = self._queue[0]
+            if count < len(data):
+                # The descriptors went with the first byte.
+                self._queue[0] = (data[count:], [], future)
+                return
+            count -= len(data)
+            self._queue.popleft()
+            if future is not None and not future.done():
+                future.set_result(None)
+
     def close(self, error: Exception | None) -> None:
-        """Give up what is queued; the owners of descriptors hear of it through their futures."""
+        """Send what can be sent at once, if nothing is wrong, and give up the rest.
+
+        The owners of descriptors hear of it through their futures.
+        """
+        if error is None and self._scheduled and not self._waiting:
+            with contextlib.suppress(OSError):
+                while self._queue:
+                    self._sent(self._send())
         if self._waiting:
             self._loop.remove_writer(self._sock.fileno())
             self._waiting = False

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
@@ -137,7 +136,7 @@ async def list_all(call: Call, core: Core, given: Mapping[str, Variant]) -> list
     options(given, {})
     enabled = autostart.enabled_names()
     machines = list(core.registry)
-    told = await asyncio.gather(*(core.guests.for_listing(machine) for machine in machines))
+    told = await core.guests.for_listing(machines)
     rows = [
         [
             machine.name,

@@ -14,23 +14,39 @@ from machined.linux.mounts import mount_points
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\@-]+)?\.(?:service|scope|socket|mount|swap)")
 _SLICE = re.compile(r"[A-Za-z0-9:_.\\-]+\.slice")
 _NAME_MAX = 255
+# A path may have as many bytes as PATH_MAX says; hierarchies of the old kind have a line each.
+_CGROUP_MAX = 64 * 1024
 
 
 def _raw_path_of(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                if line.startswith("0::"):
-                    # A group removed while its last process was a zombie is marked so.
-                    return line[3:].rstrip("\n").removesuffix(" (deleted)")
+        # Without Python's own layers: this is on the way of every registration.
+        fd = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, _CGROUP_MAX)
+        finally:
+            os.close(fd)
+        for line in data.decode("utf-8", "surrogateescape").split("\n"):
+            if line.startswith("0::"):
+                # A group removed while its last process was a zombie is marked so.
+                return line[3:].removesuffix(" (deleted)")
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}") from None
     raise OSError(errno.ENODATA, f"process {pid} is in no group of the unified cgroup hierarchy")
 
 
+_known_root: str | None = None
+
+
 def _root() -> str:
     """Where the service manager's tree begins: not at / in a container without a cgroup namespace."""
-    return _raw_path_of(1).removesuffix("/init.scope").rstrip("/")
+    global _known_root
+    if _known_root is None:
+        path = _raw_path_of(1)
+        if not path.endswith("/init.scope"):  # before systemd has moved itself
+            return path.rstrip("/")
+        _known_root = path.removesuffix("/init.scope").rstrip("/")
+    return _known_root
 
 
 def path_of(pid: int) -> str:

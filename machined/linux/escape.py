@@ -12,7 +12,12 @@ _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 _DIGITS = frozenset(b"0123456789")
 _UNIT = _ALNUM | frozenset(b":_.")
 
+_PLAIN_UNIT = re.compile(r"[0-9A-Za-z:_][0-9A-Za-z:_.]*")
+_PLAIN_LABEL = re.compile(r"[A-Za-z][0-9A-Za-z]*")
+_PLAIN_C = re.compile(r"[ -~]*")
+
 _C_LETTERS = {7: "a", 8: "b", 9: "t", 10: "n", 11: "v", 12: "f", 13: "r", 34: '"', 39: "'", 92: "\\"}
+_C_QUOTED = frozenset("\"'\\")
 _C_BYTES = {letter: bytes((value,)) for value, letter in _C_LETTERS.items()} | {"s": b" "}
 _C_SEQUENCE = re.compile(
     r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|([abfnrtvs\\\"'])|.?)", re.DOTALL
@@ -29,6 +34,8 @@ def _decode(data: bytes) -> str:
 
 def unit_name_escape(text: str) -> str:
     """As systemd-escape: '/' becomes '-', what a unit's name may not hold and a leading '.' \\xNN."""
+    if _PLAIN_UNIT.fullmatch(text):
+        return text
     parts = []
     for position, byte in enumerate(_encode(text)):
         if byte == 0x2F:
@@ -55,6 +62,8 @@ def bus_label_escape(text: str) -> str:
     """One label of a D-Bus object path: '_xx' for a leading digit and all but [A-Za-z0-9]; '_' for ''."""
     if not text:
         return "_"
+    if _PLAIN_LABEL.fullmatch(text):
+        return text
     return "".join(
         f"_{byte:02x}" if byte not in _ALNUM or (position == 0 and byte in _DIGITS) else chr(byte)
         for position, byte in enumerate(_encode(text))
@@ -72,6 +81,8 @@ def bus_label_unescape(label: str) -> str:
 
 def c_escape(text: str) -> str:
     """As systemd's cescape(): \\n and its like, \\\\, both quotes; octal for what is not printable ASCII."""
+    if _PLAIN_C.fullmatch(text) and not _C_QUOTED.intersection(text):
+        return text
     parts = []
     for byte in _encode(text):
         if letter := _C_LETTERS.get(byte):

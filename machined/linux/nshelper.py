@@ -218,8 +218,59 @@ def _metadata(target: Target, arguments: Arguments, fds: list[int]) -> Answer:
         return answer | {"read_error": _describe(error)}, []
 
 
+# Any change in a directory, once: who wants to know of the next one watches again.
+_WATCH = (
+    syscalls.IN_ONESHOT
+    | syscalls.IN_ONLYDIR
+    | syscalls.IN_MODIFY
+    | syscalls.IN_ATTRIB
+    | syscalls.IN_CLOSE_WRITE
+    | syscalls.IN_MOVED_FROM
+    | syscalls.IN_MOVED_TO
+    | syscalls.IN_CREATE
+    | syscalls.IN_DELETE
+    | syscalls.IN_DELETE_SELF
+    | syscalls.IN_MOVE_SELF
+)
+_LINKS_MAX = 8
+
+
+def _watch(inotify: int, paths: list[str]) -> tuple[list[int], bool]:
+    """Watch the directories of these files, and of what they are links to: the watches, and if they do."""
+    watches: list[int] = []
+    complete = True
+    todo, seen = list(paths), 0
+    while todo and seen < _LINKS_MAX:
+        path, seen = todo.pop(0), seen + 1
+        try:
+            watches.append(syscalls.inotify_add_watch(inotify, os.path.dirname(path) or "/", _WATCH))
+        except OSError:
+            complete = False  # no more for us; or there is no such directory, and nobody tells when it comes
+            continue
+        try:
+            todo.append(os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path))))
+        except OSError:
+            continue  # no link
+    return watches, complete and not todo
+
+
+def _observe(target: Target, arguments: Arguments, fds: list[int]) -> Answer:
+    """As `read`, with watches on an inotify instance put up before, and a route socket on request."""
+    answer: dict[str, object] = {"private": "net" in target.entered, "watches": [], "watched": False}
+    results = [_route_socket().detach()] if arguments.get("route") and "net" in target.entered else []
+    if fds:
+        answer["watches"], answer["watched"] = _watch(fds[0], arguments["paths"])
+    try:
+        return answer | _read(target, arguments, fds)[0], results
+    except OSError as error:
+        return answer | {"read_error": _describe(error)}, results
+
+
 class Operation:
-    """What a job needs and does. fork: in a child, so that the process its peer sees is in there too."""
+    """What a job needs and does. fork: in a child, so that the process its peer sees is in there too.
+
+    calls: system calls that Python has not (syscalls), which have to be found before we are inside.
+    """
 
     def __init__(
         self,
@@ -227,8 +278,9 @@ class Operation:
         kinds: tuple[str, ...],
         root: bool = True,
         fork: bool = False,
+        calls: bool = False,
     ) -> None:
-        self.job, self.kinds, self.root, self.fork = job, kinds, root, fork
+        self.job, self.kinds, self.root, self.fork, self.calls = job, kinds, root, fork, calls
 
     def load(self) -> None:
         """Import what only this job needs, while paths lead to our own files."""
@@ -256,6 +308,7 @@ OPERATIONS = {
     "metadata": Operation(_metadata, ("pid", "mnt", "net", "user")),
     "bind": Elsewhere("machined.linux.bindmount"),
     "copy": Elsewhere("machined.linux.guestcopy"),
+    "observe": Operation(_observe, ("pid", "mnt", "net", "user"), calls=True),
 }
 
 
@@ -309,6 +362,8 @@ def main(number: int) -> None:
     target = Target(pid, fds.pop(0) if pid else -1)
     try:
         operation.load()
+        if operation.calls:
+            syscalls.load(everything=True)
         if operation.kinds:
             target.enter(operation.kinds, operation.root)
         # Entering a PID namespace takes effect for children only.

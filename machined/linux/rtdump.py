@@ -36,14 +36,27 @@ _PATIENCE_MSEC = 5000
 Row = tuple[int, bytes, int, int, int, int]
 
 
-# More addresses than that help nobody, and a guest may have a million.
+# More addresses than that help nobody, and a guest may have a million: the dump is broken off there.
 ROWS_MAX = 4096
 # Datagrams on end that nobody asked for.
 STRAYS_MAX = 256
+# Notifications that may come in between, before we give up.
+_NOTIFIED_MAX = 4096
 
 
 class _Changed(Exception):
     """The list changed while the kernel was telling it."""
+
+
+class Outcome:
+    """What came with a list: `noticed`, word of a change meanwhile; `broken_off`, it was too long.
+
+    After that nothing more can be asked on that socket: the rest of the answer is in it.
+    """
+
+    def __init__(self) -> None:
+        self.noticed = False
+        self.broken_off = False
 
 
 def _number(data: bytes) -> int:
@@ -93,15 +106,24 @@ def _receive(sock: _socket.socket) -> bytes:
     raise OSError(errno.EPROTO, "somebody else keeps writing to our route socket")
 
 
-def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
+def _dump_once(sock: _socket.socket, sequence: int, outcome: Outcome) -> list[Row]:
     request = [(4, 24), (2, _RTM_GETADDR), (2, _NLM_F_REQUEST_DUMP), (4, sequence), (4, 0)]
     sock.send(b"".join(value.to_bytes(size, sys.byteorder) for size, value in request) + bytes(8))
     rows: list[Row] = []
     interrupted = False
-    strays = 0
+    others = 0
     while True:
-        data = _receive(sock)
-        position, answered = 0, False
+        if others > _NOTIFIED_MAX:
+            raise OSError(errno.EAGAIN, "the network addresses do not hold still")
+        try:
+            data = _receive(sock)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            outcome.noticed = True  # so many notifications that some were lost
+            data = b""
+        others += len(data) < 16
+        position = 0
         while position + 16 <= len(data):
             header = data[position : position + 16]
             length, kind, flags = _number(header[:4]), _number(header[4:6]), _number(header[6:8])
@@ -109,8 +131,9 @@ def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
             body = data[position + 16 : position + length]
             position += max((length + 3) & ~3, 16)
             if answers != sequence:  # a notification, or the rest of an answer nobody waited for
+                outcome.noticed = True
+                others += 1
                 continue
-            answered = True
             interrupted |= bool(flags & _NLM_F_DUMP_INTR)
             if kind == _NLMSG_ERROR:
                 number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
@@ -119,22 +142,24 @@ def _dump_once(sock: _socket.socket, sequence: int) -> list[Row]:
                 if interrupted:
                     raise _Changed
                 return rows
-            if kind == _RTM_NEWADDR and len(rows) < ROWS_MAX and (row := _row(body)):
+            if kind == _RTM_NEWADDR and (row := _row(body)):
                 rows.append(row)
-        strays = 0 if answered else strays + 1
-        if strays >= STRAYS_MAX:
-            raise OSError(errno.EPROTO, "the kernel does not come to answer on a route socket")
+                if len(rows) >= ROWS_MAX:
+                    outcome.broken_off = True
+                    return rows
 
 
-def dump(sock: _socket.socket) -> list[Row]:
-    """All IPv4 and IPv6 addresses of the socket's network namespace, unsorted. Takes about 0.2 ms.
+def dump(sock: _socket.socket, outcome: Outcome | None = None) -> list[Row]:
+    """The IPv4 and IPv6 addresses of the socket's network namespace, unsorted, ROWS_MAX at most.
 
-    OSError EAGAIN if the list would not hold still, TimeoutError if the kernel does not answer.
+    Takes about 0.2 ms. OSError EAGAIN if the list would not hold still, TimeoutError if the kernel does not
+    answer.
     """
+    outcome = outcome or Outcome()
     for _ in range(_ATTEMPTS):
         sequence = int.from_bytes(os.urandom(3), sys.byteorder) + 1  # never 0: notifications have that
         try:
-            return _dump_once(sock, sequence)
+            return _dump_once(sock, sequence, outcome)
         except _Changed:
             continue
     raise OSError(errno.EAGAIN, "the network addresses changed each time they were being listed")

@@ -47,6 +47,20 @@ MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_NOEXEC = 0x08
 MOUNT_ATTR_IDMAP = 0x00100000
 
+# <sys/inotify.h>
+IN_MODIFY = 0x00000002
+IN_ATTRIB = 0x00000004
+IN_CLOSE_WRITE = 0x00000008
+IN_MOVED_FROM = 0x00000040
+IN_MOVED_TO = 0x00000080
+IN_CREATE = 0x00000100
+IN_DELETE = 0x00000200
+IN_DELETE_SELF = 0x00000400
+IN_MOVE_SELF = 0x00000800
+IN_Q_OVERFLOW = 0x00004000
+IN_ONLYDIR = 0x01000000
+IN_ONESHOT = 0x80000000
+
 # <linux/openat2.h>
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -101,9 +115,12 @@ def _syscall(what: str, number: int, *arguments: object, path: str | None = None
     return result
 
 
-def load() -> None:
-    """Load what the functions here need, for who is about to change what the file system looks like."""
-    if sys.version_info < (3, 12):
+def load(*, everything: bool = False) -> None:
+    """Load what the functions here need, for who is about to change what the file system looks like.
+
+    Without `everything` that is what setns() needs.
+    """
+    if everything or sys.version_info < (3, 12):
         _libc()
 
 
@@ -210,3 +227,27 @@ def statfs(path: str) -> bytes:
     if _libc().statfs(os.fsencode(path), buffer) < 0:
         raise _failed("statfs", path)
     return buffer.raw
+
+
+def inotify_init() -> int:
+    """A new inotify instance, non-blocking and CLOEXEC; the caller closes it."""
+    fd: int = _libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise _failed("inotify_init1")
+    return fd
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Watch a path (IN_…); the number of the watch, which is that of an earlier one on the same inode."""
+    import ctypes
+
+    watch: int = _libc().inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask))
+    if watch < 0:
+        raise _failed("inotify_add_watch", path)
+    return watch
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """End a watch. OSError EINVAL when there is none of that number any more."""
+    if _libc().inotify_rm_watch(fd, watch) < 0:
+        raise _failed("inotify_rm_watch")

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 SHORT_WORKERS: Final = 8
 # Attempts at an answer of PID 1 that no event overtakes.
 LOOKS: Final = 5
+# Units asked for at the same time, with up to six questions each: dbus-daemon allows 128 pending replies.
+LOOKS_AT_ONCE: Final = 12
 
 
 class Core:
@@ -76,6 +78,7 @@ class Core:
         # Units that are being looked at, and those of them that PID 1 forgot meanwhile.
         self._looking: Counter[str] = Counter()
         self._forgotten: set[str] = set()
+        self._turn = asyncio.Semaphore(LOOKS_AT_ONCE)
         self.registry.on_removed.append(self._machine_removed)
 
     @property
@@ -168,6 +171,10 @@ class Core:
 
     async def look(self, name: str) -> None:
         """Take over how a unit is now, unless an event says something newer meanwhile."""
+        async with self._turn:
+            await self._look(name)
+
+    async def _look(self, name: str) -> None:
         self._looking[name] += 1
         try:
             for _ in range(LOOKS):
@@ -213,7 +220,7 @@ class Core:
         await self.readiness.close()
         await self.collector.close()
         await self.files.operations.close()
-        self.guests.close()
+        await self.guests.close()
         await self.registrar.close()
 
 

@@ -4,50 +4,41 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from machined.linux import envfile, helper, netlink, process
+from machined.linux.addresswatch import AddressWatch
 from machined.linux.fds import OwnedFd
 from machined.linux.netlink import Address
 from machined.linux.process import PidRef
 from machined.model.errors import MachineError, Problem, not_supported
 from machined.model.machine import Machine, MachineClass
+from machined.model.metadata import Entry, Metadata
 from machined.model.preflight import OS_RELEASE_PATHS
 from machined.model.registry import Registry
 
 log = logging.getLogger(__name__)
 
-MAX_OS_RELEASE: Final = 16 * 1024
 # Seconds a guest may take before a listing goes out without it.
-LISTING_TIMEOUT: Final = 5.0
+LISTING_TIMEOUT: Final = 10.0
+
+_NO_RELEASE: Final = "Failed to get OS release: No such file or directory"
 
 
 class Guests:
-    """Asks running machines.
-
-    What is asked once for a run (its route socket, its OS) is kept until it ends.
-    """
+    """Asks running machines, and keeps what containers tell (metadata.py)."""
 
     def __init__(self, registry: Registry) -> None:
-        self._sockets: dict[Machine, socket.socket] = {}
-        registry.on_removed.append(self._forget)
+        self._metadata = Metadata(registry)
 
-    def _forget(self, machine: Machine) -> None:
-        sock = self._sockets.pop(machine, None)
-        if sock is not None:
-            sock.close()
-
-    def close(self) -> None:
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+    async def close(self) -> None:
+        await self._metadata.close()
 
     async def addresses(self, machine: Machine) -> list[Address]:
         """Usable addresses in the order of use. Raises MachineError, OSError, TimeoutError."""
@@ -56,60 +47,77 @@ class Guests:
         leader = container_leader(
             machine, "Requesting IP address data is only supported on container machines."
         )
-        if process.same_namespace(leader.pid, "net"):
-            raise MachineError(
-                Problem.NO_PRIVATE_NETWORKING, f"Machine {machine.name} does not use private networking"
-            )
-        sock = self._sockets.get(machine)
-        if sock is None:
-            reply = await helper.run("netlink", leader, {})
-            with reply.fds as fds:
-                sock = socket.socket(fileno=fds.steal(0))
-            if machine.leader is None or machine in self._sockets:
-                sock.close()
-                return await self.addresses(machine)
-            self._sockets[machine] = sock
-        return netlink.usable(netlink.addresses(sock))
+        entry = self._metadata.entry(machine)
+        if entry.addresses is None:
+            if process.same_namespace(leader.pid, "net"):
+                raise MachineError(
+                    Problem.NO_PRIVATE_NETWORKING, f"Machine {machine.name} does not use private networking"
+                )
+            await self._open_route_socket(machine, leader)
+        return _known_addresses(entry)
 
-    async def os_release(self, machine: Machine) -> dict[str, str]:
+    async def _open_route_socket(self, machine: Machine, leader: PidRef) -> None:
+        """Of its own, since the guest's files may hang whoever reads them, and its network does not."""
+        reply = await helper.run("netlink", leader, {})
+        with reply.fds as fds:
+            entry = self._metadata.entry(machine)
+            if machine.leader is None:
+                self._metadata.forget(machine)
+                raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
+            if entry.addresses is None:
+                entry.addresses = AddressWatch(socket.socket(fileno=fds.steal(0)))
+
+    async def os_release(self, machine: Machine) -> Mapping[str, str]:
         """The fields of os-release. Raises FileNotFoundError, MachineError, OSError, TimeoutError."""
         if machine.cls is MachineClass.HOST:
             return host_os_release()
-        leader = container_leader(
-            machine, "Requesting OS release data is only supported on container machines."
-        )
-        paths = [f"/{path}" for path in OS_RELEASE_PATHS]
-        try:
-            reply = await helper.run("read", leader, {"paths": paths, "limit": MAX_OS_RELEASE})
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                errno.ENOENT, "Failed to get OS release: No such file or directory"
-            ) from error
-        with reply.fds:
-            data = reply.data["data"]
-        machine.os_release = envfile.parse(base64.b64decode(str(data)))
-        return machine.os_release
+        container_leader(machine, "Requesting OS release data is only supported on container machines.")
+        entry = self._metadata.entry(machine)
+        if not entry.good:
+            await self._metadata.look(entry)
+        if isinstance(entry.problem, FileNotFoundError):
+            raise FileNotFoundError(errno.ENOENT, _NO_RELEASE) from entry.problem
+        if entry.problem is not None:
+            raise OSError(entry.problem.errno, entry.problem.strerror)
+        return entry.fields
 
-    async def for_listing(self, machine: Machine) -> tuple[Mapping[str, str], list[str]]:
-        """OS fields and addresses for a table; what a guest does not tell in time is left empty."""
-        fields: Mapping[str, str] = {}
-        found: list[str] = []
+    async def for_listing(self, machines: Sequence[Machine]) -> list[tuple[Mapping[str, str], list[str]]]:
+        """OS fields and addresses of each for a table; what a guest does not tell in time is left empty.
+
+        One that has hung whoever asked is not asked again by a listing; who wants just this still may.
+        """
+        asked = [machine for machine in machines if self._has_to_be_asked(machine)]
+        if asked:
+            looks = [asyncio.ensure_future(self._metadata.look(self._metadata.entry(m))) for m in asked]
+            _, late = await asyncio.wait(looks, timeout=LISTING_TIMEOUT)
+            for look in late:
+                look.cancel()
+            for result in await asyncio.gather(*looks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    log.debug("A machine does not tell of itself: %s", result)
+        return [self._known(machine) for machine in machines]
+
+    def _has_to_be_asked(self, machine: Machine) -> bool:
+        if machine.cls is not MachineClass.CONTAINER or machine.leader is None:
+            return False
+        entry = self._metadata.entry(machine)
+        return not (entry.good or entry.silent)
+
+    def _known(self, machine: Machine) -> tuple[Mapping[str, str], list[str]]:
         try:
-            async with asyncio.timeout(LISTING_TIMEOUT):
-                if (known := machine.os_release) is None:
-                    known = await self.os_release(machine)
-                fields = known
-        except (MachineError, OSError, TimeoutError) as error:
-            log.debug("Machine '%s' does not tell its OS: %s", machine.name, error)
-            if isinstance(error, TimeoutError):
-                # It hangs whoever asks: a listing does not ask again, who wants just this still may.
-                machine.os_release = machine.os_release or {}
-        try:
-            async with asyncio.timeout(LISTING_TIMEOUT):
-                found = [netlink.text(address) for address in await self.addresses(machine)]
-        except (MachineError, OSError, TimeoutError) as error:
-            log.debug("Machine '%s' does not tell its addresses: %s", machine.name, error)
-        return fields, found
+            if machine.cls is MachineClass.HOST:
+                found = netlink.usable(netlink.addresses())
+                return host_os_release(), [netlink.text(address) for address in found]
+            if machine.cls is not MachineClass.CONTAINER or machine.leader is None:
+                return {}, []
+            entry = self._metadata.entry(machine)
+            texts = [] if entry.addresses is None else entry.addresses.texts()
+            if entry.addresses is not None and not entry.addresses.usable:
+                entry.drop_addresses()
+            return entry.fields, texts
+        except (OSError, TimeoutError) as error:
+            log.debug("Machine '%s' does not tell of itself: %s", machine.name, error)
+            return {}, []
 
     def uid_shift(self, machine: Machine) -> int:
         """The first user id on the host of a machine with a plain mapping. Raises MachineError."""
@@ -145,6 +153,17 @@ def container_leader(machine: Machine, otherwise: str) -> PidRef:
     if machine.leader is None:
         raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
     return machine.leader
+
+
+def _known_addresses(entry: Entry) -> list[Address]:
+    watch = entry.addresses
+    if watch is None:
+        raise ProcessLookupError(errno.ESRCH, f"The leader of machine {entry.machine.name} has gone")
+    try:
+        return watch.addresses()
+    finally:
+        if not watch.usable:
+            entry.drop_addresses()
 
 
 def host_os_release() -> dict[str, str]:

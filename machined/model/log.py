@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from typing import Final
 
 from machined.linux import sd
@@ -32,5 +34,23 @@ def job_ended(name: str, verb: str, result: str, text: str) -> None:
     _say(message, MESSAGE_ID=JOB_ENDED, NAME=name, VERB=verb, RESULT=result)
 
 
+# Seconds that a record may wait: the journal can be slow, and whoever registers a machine waits for us.
+_DELAY: Final = 0.002
+_waiting: deque[tuple[str, dict[str, object]]] = deque()
+
+
 def _say(message: str, **fields: object) -> None:
-    sd.journal(message, priority=INFO, facility=AUTH, SYSLOG_IDENTIFIER=IDENTIFIER, **fields)
+    _waiting.append((message, fields))
+    if len(_waiting) > 1:
+        return  # whoever was first has seen to it
+    try:
+        asyncio.get_running_loop().call_later(_DELAY, flush)
+    except RuntimeError:
+        flush()
+
+
+def flush() -> None:
+    """Write what waits, in order. Also for the end, when no loop turns any more."""
+    while _waiting:
+        message, fields = _waiting.popleft()
+        sd.journal(message, priority=INFO, facility=AUTH, SYSLOG_IDENTIFIER=IDENTIFIER, **fields)

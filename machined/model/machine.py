@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from machined.linux.escape import unit_name_escape
@@ -57,7 +57,6 @@ class Machine:
     referenced: bool = False  # PID 1 holds the unit for us (AddRef)
     stopping: bool = False
     started: bool = False  # announced by MachineNew
-    os_release: dict[str, str] | None = field(default=None, repr=False)
 
     @property
     def phase(self) -> Phase:

@@ -29,7 +29,6 @@ class Unit:
     result: str = ""  # of a service: success, exit-code, signal, timeout, …
     status_text: str = ""  # what the service last said with sd_notify(STATUS=)
     exit_status: int = 0
-    fragment: str = ""
 
     @property
     def is_up(self) -> bool:

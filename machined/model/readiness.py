@@ -21,6 +21,8 @@ from machined.model.state import GUEST_READY, State, States
 
 log = logging.getLogger(__name__)
 
+# Seconds in which who has just registered a machine may do something else with it, and PID 1 is busy anyway.
+SETTLING: Final = 0.05
 # Seconds between questions to a guest that nobody else tells of.
 PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # The first pause to begin with where an event is expected.
@@ -74,6 +76,7 @@ class Readiness:
         self._tasks.clear()
 
     async def _run(self, machine: Machine) -> None:
+        await asyncio.sleep(SETTLING)
         await self._look(machine.unit)
         if machine.cls is not MachineClass.CONTAINER:
             return

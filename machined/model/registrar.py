@@ -356,6 +356,7 @@ class Registrar:
             if machine.leader is not None:
                 machine.leader.unwatch(asyncio.get_running_loop())
             machine.close()
+        journal.flush()
         await asyncio.gather(*self._unrefs, return_exceptions=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from machined.linux import cgroup
 from machined.linux.process import PidRef
@@ -13,6 +14,7 @@ from machined.model.machine import Machine
 from machined.model.names import HOST, is_machine_name
 
 Listener = Callable[[Machine], None]
+Key = TypeVar("Key")
 
 
 class Registry:
@@ -21,6 +23,11 @@ class Registry:
     def __init__(self) -> None:
         self._machines: dict[str, Machine] = {}
         self._reserved: set[str] = set()
+        # The host is in neither of these.
+        self._of_unit: dict[str, dict[str, Machine]] = {}
+        self._of_pid: dict[int, dict[str, Machine]] = {}
+        self.generation = 0
+        """Another number whenever there are other machines."""
         self.on_new: list[Listener] = []
         self.on_removed: list[Listener] = []
 
@@ -51,11 +58,11 @@ class Registry:
 
     def by_unit(self, unit: str) -> list[Machine]:
         """The machines of a unit; several may share one."""
-        return [m for m in self._machines.values() if m.unit == unit and not m.is_host()] if unit else []
+        return list(self._of_unit.get(unit, {}).values())
 
     def by_leader(self, process: PidRef) -> Machine | None:
-        for machine in self._machines.values():
-            if machine.leader is not None and machine.leader_pid == process.pid and not machine.is_host():
+        for machine in self._of_pid.get(process.pid, {}).values():
+            if machine.leader is not None:
                 same = machine.leader_id is None or process.id is None or machine.leader_id == process.id
                 return machine if same else None
         return None
@@ -86,13 +93,22 @@ class Registry:
             self._reserved.discard(name)
 
     def add(self, machine: Machine) -> None:
+        """Unit and leader stay what they are from now on."""
         assert is_machine_name(machine.name) or machine.name == HOST
         assert machine.name not in self._machines
         self._machines[machine.name] = machine
+        self.generation += 1
+        if not machine.is_host():
+            if machine.unit:
+                self._of_unit.setdefault(machine.unit, {})[machine.name] = machine
+            self._of_pid.setdefault(machine.leader_pid, {})[machine.name] = machine
 
     def remove(self, machine: Machine) -> None:
         assert self._machines.get(machine.name) is machine
         del self._machines[machine.name]
+        self.generation += 1
+        _take_out(self._of_unit, machine.unit, machine.name)
+        _take_out(self._of_pid, machine.leader_pid, machine.name)
 
     def announce(self, machine: Machine) -> None:
         machine.started = True
@@ -102,3 +118,11 @@ class Registry:
     def announce_removed(self, machine: Machine) -> None:
         for listener in self.on_removed:
             listener(machine)
+
+
+def _take_out(index: dict[Key, dict[str, Machine]], key: Key, name: str) -> None:
+    found = index.get(key)
+    if found is not None:
+        found.pop(name, None)
+        if not found:
+            del index[key]

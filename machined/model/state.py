@@ -75,6 +75,8 @@ class States:
         self._registry = registry
         self._records: dict[str, Record] = {}
         self._units: dict[str, Unit] = {}
+        # Names by the unit in their records.
+        self._of_unit: dict[str, set[str]] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self.changed: list[Changed] = []
         registry.on_new.append(self._registered)
@@ -174,12 +176,13 @@ class States:
                 future.set_result(None)
         if record.state is State.STOPPED and not (record.result or record.stopping or record.starting):
             self._records.pop(name, None)
+            self._set_unit(name, record, "")
 
     # -- inside --------------------------------------------------------------------------------------------
 
     def _registered(self, machine: Machine) -> None:
         record = self._ensure(machine.name)
-        record.unit = machine.unit
+        self._set_unit(machine.name, record, machine.unit)
         record.guest = None
         record.result = ""
         self.refresh(machine.name)
@@ -187,9 +190,19 @@ class States:
     def _ensure(self, name: str) -> Record:
         return self._records.setdefault(name, Record())
 
+    def _set_unit(self, name: str, record: Record, unit: str) -> None:
+        names = self._of_unit.get(record.unit)
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self._of_unit[record.unit]
+        record.unit = unit
+        if unit:
+            self._of_unit.setdefault(unit, set()).add(name)
+
     def _affected(self, unit: str, name: str | None) -> set[str]:
         affected = {machine.name for machine in self._registry.by_unit(unit)}
-        affected |= {known for known, record in self._records.items() if record.unit == unit}
+        affected |= self._of_unit.get(unit, set())
         if name is not None:
             affected.add(name)
         return affected

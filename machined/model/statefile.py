@@ -7,9 +7,11 @@ running systemd-machined of the host's version. Written by rename, since the mon
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ from machined.model.names import is_machine_name
 log = logging.getLogger(__name__)
 
 DIRECTORY: Final = Path("/run/systemd/machines")
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 # Our own files have a dozen short keys; a larger one was not written by any machined.
 MAX_SIZE: Final = 64 * 1024
 
@@ -32,36 +35,43 @@ class StateDirectory:
     def __init__(self, path: Path, version: int) -> None:
         self._path = path
         self._version = version
+        self._numbers = itertools.count(1)  # what a killed writer left is swept before the first of ours
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def save(self, machine: Machine) -> None:
         """Write the record of a machine and the link from its unit. Raises OSError."""
-        text = render(machine, self._version)
-        handle, temporary = tempfile.mkstemp(prefix=f".#{machine.name}", dir=self._path)
+        # On the way of every registration, hence plain system calls.
+        data = render(machine, self._version).encode()
+        directory = os.fspath(self._path)
+        temporary = f"{directory}/.#{machine.name}.{next(self._numbers)}"
+        handle = os.open(temporary, _NEW, 0o644)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                os.fchmod(file.fileno(), 0o644)
-            os.rename(temporary, self._path / machine.name)
+            try:
+                os.fchmod(handle, 0o644)
+                if os.write(handle, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+            finally:
+                os.close(handle)
+            os.rename(temporary, f"{directory}/{machine.name}")
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
         # A machine in a part of its unit must not claim the whole unit.
         if machine.unit and (not machine.subgroup or machine.owns_unit()):
-            link = self._unit_link(machine)
+            link = f"{directory}/unit:{machine.unit}"
             try:
-                link.symlink_to(machine.name)
+                os.symlink(machine.name, link)
             except FileExistsError:
-                log.debug("Link '%s' exists already, ignoring", link.name)
+                log.debug("Link '%s' exists already, ignoring", link)
 
     def remove(self, machine: Machine) -> None:
         """Remove the record and the link. Raises OSError."""
         if machine.unit:
-            link = self._unit_link(machine)
+            link = f"{self._path}/unit:{machine.unit}"
             # The unit may belong to another machine's record by now.
-            if link.is_symlink() and os.readlink(link) == machine.name:
-                link.unlink(missing_ok=True)
-        (self._path / machine.name).unlink(missing_ok=True)
+            if _link_target(link) == machine.name:
+                _unlink(link)
+        _unlink(f"{self._path}/{machine.name}")
 
     def load(self) -> list[Machine]:
         """Every readable record, as machines that are not announced yet.
@@ -93,8 +103,18 @@ class StateDirectory:
             if entry.name.startswith(".#") or stale_link:
                 Path(entry.path).unlink(missing_ok=True)
 
-    def _unit_link(self, machine: Machine) -> Path:
-        return self._path / f"unit:{machine.unit}"
+
+def _link_target(path: str) -> str | None:
+    """None when there is no such link."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def render(machine: Machine, version: int) -> str:

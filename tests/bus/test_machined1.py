@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -294,8 +295,8 @@ class TestStates:
         assert (await own.refused("GetMachineState", "s", "gone"))[0].endswith("NoSuchMachine")
 
     async def test_list(self, service: Served, own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def tell(machine: Any) -> tuple[dict[str, str], list[str]]:
-            return {"ID": "debian", "VERSION_ID": "13"}, ["192.0.2.1", "fe80::1"]
+        async def tell(machines: Sequence[Any]) -> list[tuple[dict[str, str], list[str]]]:
+            return [({"ID": "debian", "VERSION_ID": "13"}, ["192.0.2.1", "fe80::1"]) for _ in machines]
 
         monkeypatch.setattr(service.core.guests, "for_listing", tell)
         service.sandbox.image("off")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from machined.linux import cgroup
-from machined.model import autostart, image_ops, images, leftovers, lifecycle
+from machined.model import autostart, image_ops, images, leftovers, lifecycle, readiness
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Sandbox:
             path.mkdir(parents=True)
         monkeypatch.setattr(cgroup, "unit_of", box.units.get)
         monkeypatch.setattr(cgroup, "path_of", lambda pid: f"/{box.units.get(pid, 'init.scope')}")
+        monkeypatch.setattr(readiness, "SETTLING", 0)
         monkeypatch.setattr(leftovers, "RUNTIME", box.runtime)
         monkeypatch.setattr(leftovers, "RECORDS", box.records)
         monkeypatch.setattr(images, "LOCKS", box.locks)

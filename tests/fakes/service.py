@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from dbus_fast import Message, MessageFlag, MessageType
 
-from machined.bus.call import Call, Credentials
+from machined.bus.callers import Callers, Credentials
 from machined.bus.connection import DBUS, DBUS_PATH, Bus
 from machined.bus.logcontrol import LogControl
 from machined.bus.names import ROOT, SERVICE
@@ -165,14 +165,14 @@ class Served:
 
     def pretend(self, uid: int, pid: int | None = None) -> None:
         """From now on every caller is this user (the bus of the test knows nobody but root)."""
-        real = Call._query
+        real = Callers.credentials
 
-        async def query(call: Call) -> Any:
-            credentials, pinned = await real(call)
-            call._credentials = Credentials(uid, pid if pid is not None else credentials.pid)
-            return call._credentials, pinned
+        async def credentials(callers: Callers, sender: str) -> Credentials:
+            found = await real(callers, sender)
+            return Credentials(uid, pid if pid is not None else found.pid)
 
-        self._monkeypatch.setattr(Call, "_query", query)
+        self._monkeypatch.setattr(Callers, "known", lambda callers, sender: None)
+        self._monkeypatch.setattr(Callers, "credentials", credentials)
 
     def process(self, unit: str) -> FakeProcess:
         process = FakeProcess(next(self._pids))

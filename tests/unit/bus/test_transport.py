@@ -110,6 +110,7 @@ class TestWriter:
         writer = Writer(bus, pair[0])  # type: ignore[arg-type]
         pair[1].close()
         writer.schedule_write(message())
+        await turns()
         assert [type(error) for error in bus.errors] == [BrokenPipeError]
 
     async def test_what_was_queued_is_given_up(self, pair: tuple[BusSocket, BusSocket]) -> None:

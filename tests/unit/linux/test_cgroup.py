@@ -55,6 +55,7 @@ def test_unit_of_a_path(path: str, unit: str | None, subgroup: str) -> None:
 def test_our_own_root_is_stripped(
     monkeypatch: pytest.MonkeyPatch, first: str, other: str, expected: str
 ) -> None:
+    monkeypatch.setattr(cgroup, "_known_root", None)
     monkeypatch.setattr(cgroup, "_raw_path_of", lambda pid: first if pid == 1 else other)
     assert cgroup.path_of(4711) == expected
 
