@@ -163,7 +163,7 @@ def test_nobody_but_the_kernel_is_believed(messages: list[bytes]) -> None:
 @pytest.mark.parametrize("pid", [0, 4711])
 def test_a_flood_ends(pid: int) -> None:
     stray = struct.pack("=IHHII", 16, 20, 0, 0, 0)
-    with pytest.raises(OSError, match="route socket|do not hold still"):
+    with pytest.raises(OSError, match=r"route socket|do not hold still"):
         rtdump.dump(Guest([(stray, pid)] * 10_000))  # type: ignore[arg-type]
 
 
