@@ -34,6 +34,13 @@ INTROSPECTABLE: Final = "org.freedesktop.DBus.Introspectable"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 ERROR: Final = "org.freedesktop.DBus.Error."
 
+# How the arguments of the methods of Properties begin (sd-bus looks no further), and what else is answered.
+EXPECTED: Final = {
+    "Get": ("ss", "Expected interface and member parameters"),
+    "GetAll": ("s", "Expected interface parameter"),
+    "Set": ("ss", "Expected interface and member parameters"),
+}
+
 # Calls one sender may have under way; the reference dbus-daemon allows 128 replies pending by default, and
 # any number of calls that want none.
 MAX_CALLS_PER_SENDER: Final = 1024
@@ -207,33 +214,29 @@ class Dispatcher:
     async def _answer(self, call: Call) -> tuple[str, list[Any]]:
         message = call.message
         path, interface, member = message.path or "/", message.interface, message.member or ""
+        if not interface:
+            # The specification lets a call leave it out; sd-bus finds no object for one that does.
+            raise unknown_object(path)
         if interface == PEER:
-            return self._peer(member, message)
+            return self._peer(member)
         if interface == INTROSPECTABLE and member == "Introspect":
             return "s", [await self._introspect(call, path)]
-        if interface == PROPERTIES:
+        if interface == PROPERTIES and member in EXPECTED:
             return await self._properties(call, path, member)
-        found = False
         for table, find in self._tables(path):
-            if interface and table.name != interface:
-                found = found or await find(call) is not None
-                continue
-            row = table.method(member)
+            row = table.method(member) if table.name == interface else None
             if row is None:
-                found = found or await find(call) is not None
                 continue
             if row.access is Access.PRIVILEGED and not await call.privileged():
                 raise Refusal("AccessDenied", f"Access to {table.name}.{row.name}() not permitted.")
             target = await find(call)
             if target is None:
-                if interface:
-                    # The object may be there by another interface of ours: not for this one.
-                    raise unknown_object(path)
-                continue
+                # The object may be there by another interface of ours: not for this one.
+                raise unknown_object(path)
             return row.out_signature, await self._invoke(call, table, row, target)
-        if not found:
+        if not (self._is_prefix(path) or await self._targets(call, path)):
             raise unknown_object(path)
-        raise Refusal("UnknownMethod", f"Unknown method {member} or interface {interface or ''}.")
+        raise Refusal("UnknownMethod", f"Unknown method {member} or interface {interface}.")
 
     async def _invoke(self, call: Call, table: Interface, row: Method, target: Any) -> list[Any]:
         signature = call.message.signature or ""
@@ -261,7 +264,8 @@ class Dispatcher:
         for fallback in self._fallbacks:
             label = path.removeprefix(fallback.prefix + "/")
             if label != path and "/" not in label:
-                yield fallback.interface, _searcher(fallback, bus_label_unescape(label))
+                # An escaped NUL is the end of a name in C.
+                yield fallback.interface, _searcher(fallback, bus_label_unescape(label).partition("\0")[0])
 
     async def _targets(self, call: Call, path: str) -> list[tuple[Interface, Any]]:
         found = []
@@ -287,20 +291,22 @@ class Dispatcher:
                 children += fallback.enumerate()
         return list(dict.fromkeys(children)) if exists else None
 
-    def _peer(self, member: str, message: Message) -> tuple[str, list[Any]]:
-        if message.signature:
-            raise Refusal(
-                "InvalidArgs",
-                f"Invalid arguments '{message.signature}' to call {PEER}.{member}(), expecting ''.",
-            )
+    def _is_prefix(self, path: str) -> bool:
+        """Whether objects lie directly below; sd-bus takes such a path for an object without properties."""
+        return any(fallback.prefix == path for fallback in self._fallbacks)
+
+    def _peer(self, member: str) -> tuple[str, list[Any]]:
+        """Of every path, whether an object is there or not; sd-bus does not look at the arguments."""
         if member == "Ping":
             return "", []
         if member == "GetMachineId":
             with open("/etc/machine-id", encoding="ascii") as file:
                 return "s", [file.read(33).strip()]
-        raise Refusal("UnknownMethod", f"Unknown method {member} or interface {PEER}.")
+        raise Refusal("UnknownMethod", f"Unknown method '{member}' on interface '{PEER}'.")
 
     async def _introspect(self, call: Call, path: str) -> str:
+        if call.message.signature:
+            raise Refusal("InvalidArgs", "Expected no parameters")
         targets = await self._targets(call, path)
         children = self._children(path)
         if not targets and children is None:
@@ -310,18 +316,13 @@ class Dispatcher:
     # -- properties ----------------------------------------------------------------------------------------
 
     async def _properties(self, call: Call, path: str, member: str) -> tuple[str, list[Any]]:
-        expected = {"Get": "ss", "GetAll": "s", "Set": "ssv"}.get(member)
-        targets = await self._targets(call, path)
-        if not targets:
-            raise unknown_object(path)
-        if expected is None:
-            raise Refusal("UnknownMethod", f"Unknown method {member} or interface {PROPERTIES}.")
+        start, complaint = EXPECTED[member]
         signature = call.message.signature or ""
-        if signature != expected:
-            raise Refusal(
-                "InvalidArgs",
-                f"Invalid arguments '{signature}' to call {PROPERTIES}.{member}(), expecting '{expected}'.",
-            )
+        if not signature.startswith(start):
+            raise Refusal("InvalidArgs", complaint)
+        targets = await self._targets(call, path)
+        if not targets and not self._is_prefix(path):
+            raise unknown_object(path)
         name = call.message.body[0]
         served = {table.name for table, _ in targets}
         if name not in served and any(table.name == name for table, _ in self._tables(path)):
@@ -334,7 +335,7 @@ class Dispatcher:
             if table.name == name and row is not None:
                 if member == "Get":
                     return "v", [Variant(row.type, row.getter(call, target))]
-                await self._set(call, table, row, target, call.message.body[2])
+                await self._set(call, table, row, target)
                 return "", []
         raise Refusal("UnknownProperty", f"Unknown interface {name} or property {wanted}.")
 
@@ -354,11 +355,17 @@ class Dispatcher:
             for row in table.properties()
         }
 
-    async def _set(self, call: Call, table: Interface, row: Property, target: Any, value: Variant) -> None:
+    async def _set(self, call: Call, table: Interface, row: Property, target: Any) -> None:
         if row.setter is None:
             raise Refusal("PropertyReadOnly", f"Property '{row.name}' is not writable.")
         if not await call.privileged():
             raise Refusal("AccessDenied", f"Access to {table.name}.{row.name}() not permitted.")
+        if call.message.signature != "ssv":
+            raise Refusal(
+                "InvalidArgs",
+                f"Invalid arguments '{call.message.signature}' to call {PROPERTIES}.Set(), expecting 'ssv'.",
+            )
+        value: Variant = call.message.body[2]
         if value.signature != row.type:
             raise Refusal(
                 "InvalidArgs",

@@ -7,6 +7,7 @@ what `systemctl service-log-level` and `service-log-target` talk to (its man pag
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any, Final
 
@@ -24,8 +25,22 @@ LEVELS: Final = {
     "info": logging.INFO,
     "debug": logging.DEBUG,
 }
-# Where messages can go: standard error of a service is the journal.
-TARGETS: Final = frozenset({"auto", "console", "journal", "journal-or-kmsg", "null"})
+# By number as well, as syslog(3) has them.
+NUMBERS: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+# The words that systemd has for where messages go. All but "null" are standard error: the journal.
+TARGETS: Final = frozenset(
+    {
+        "auto",
+        "console",
+        "console-prefixed",
+        "journal",
+        "journal-or-kmsg",
+        "kmsg",
+        "null",
+        "syslog",
+        "syslog-or-kmsg",
+    }
+)
 
 
 class LogControl:
@@ -33,7 +48,7 @@ class LogControl:
 
     def __init__(self, level: str = "info") -> None:
         self.level = level
-        self.target = "journal" if sd.stderr_is_journal() else "console"
+        self.target = "auto"
         self._handler = logging.StreamHandler(sys.stderr)
         self._handler.setFormatter(sd.JournalFormatter("%(message)s"))
         logging.getLogger().addHandler(self._handler)
@@ -41,6 +56,8 @@ class LogControl:
 
     def set_level(self, level: str) -> None:
         """Raises MachineError (INVALID_ARGS)."""
+        if re.fullmatch(r"0*[0-7]", level, re.ASCII):
+            level = NUMBERS[int(level)]
         if level not in LEVELS:
             raise invalid(f"Invalid log level '{level}'")
         self.level = level

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from machined.bus import files, operations
 from machined.bus.call import Call
-from machined.bus.vtable import Access, Emits, Interface, Property, method, prop
+from machined.bus.vtable import Emits, Interface, Property, method, prop
 from machined.linux.escape import bus_label_escape
 from machined.model.core import Core
 from machined.model.machine import Machine
@@ -44,7 +44,6 @@ def _const(name: str, kind: str, value: Callable[[Machine], Any], **more: Any) -
 
 def machine_table(core: Core) -> Interface:
     """The interface as the host's systemd version has it."""
-    was_privileged = Access.OPEN if core.version >= 258 else Access.PRIVILEGED
 
     def on(operation: Callable[..., Any]) -> Callable[..., Any]:
         def handler(call: Call, machine: Machine, *args: Any) -> Any:
@@ -79,7 +78,7 @@ def machine_table(core: Core) -> Interface:
         method("GetSSHInfo", "", "s ssh_address, s ssh_private_key_path", on(operations.ssh_info)),
         method("GetOSRelease", "", "a{ss} fields", on(operations.os_release)),
         method("GetUIDShift", "", "u shift", on(operations.uid_shift)),
-        method("OpenPTY", "", "h pty, s pty_path", on(operations.open_terminal), was_privileged),
+        method("OpenPTY", "", "h pty, s pty_path", on(operations.open_terminal)),
         method("OpenLogin", "", "h pty, s pty_path", on(operations.login)),
         method(
             "OpenShell", "s user, s path, as args, as environment", "h pty, s pty_path", on(operations.shell)

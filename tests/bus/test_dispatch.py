@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import pytest
 from dbus_fast import Message, MessageFlag, MessageType, Variant
@@ -97,7 +98,9 @@ class TestProperties:
         interface = "org.freedesktop.LogControl1"
         await client.call("Set", "ssv", interface, "LogLevel", Variant("s", "err"), **set_)
         assert await client.get(LOG_CONTROL, interface, "LogLevel") == "err"
-        for value in (Variant("s", "loud"), Variant("u", 3)):
+        await client.call("Set", "ssv", interface, "LogLevel", Variant("s", "07"), **set_)
+        assert await client.get(LOG_CONTROL, interface, "LogLevel") == "debug"
+        for value in (Variant("s", "loud"), Variant("s", "8"), Variant("u", 3)):
             with pytest.raises(RemoteError) as raised:
                 await client.call("Set", "ssv", interface, "LogLevel", value, **set_)
             assert raised.value.name == "org.freedesktop.DBus.Error.InvalidArgs"
@@ -135,12 +138,41 @@ class TestObjects:
         assert await service.client.call("GetMachineByPID", "u", os.getpid()) == WEB
         assert await service.client.get(WEB, MACHINE, "Leader") == os.getpid()
 
-    async def test_calls_without_an_interface(self, service: Served) -> None:
+    @pytest.mark.parametrize("member", ["ListMachines", "ListJobs", "Ping", "Introspect", "Nope"])
+    async def test_calls_without_an_interface(self, client: Client, member: str) -> None:
+        """sd-bus finds no object for them, wherever they are sent."""
+        with pytest.raises(RemoteError, match=f"Unknown object '{ROOT}'"):
+            await client.call(member, interface=None)
+
+    async def test_a_parent_is_an_object_without_properties(self, service: Served) -> None:
+        path = ROOT + "/machine"
+        assert await service.client.get_all(path) == {}
+        for interface in (MACHINE, "x.y"):
+            with pytest.raises(RemoteError, match="Unknown interface"):
+                await service.client.get_all(path, interface)
+        with pytest.raises(RemoteError, match="Unknown method GetUIDShift or interface"):
+            await service.client.call("GetUIDShift", path=path, interface=MACHINE)
+
+    async def test_an_escaped_nul_ends_a_name(self, service: Served) -> None:
         await service.machine("web")
-        assert await service.client.call("ListJobs", interface=None) == []
-        assert len(await service.client.call("ListMachines", interface=None)) == 2
-        with pytest.raises(RemoteError, match="Unknown method Nope or interface"):
-            await service.client.call("Nope", interface=None)
+        assert await service.client.get(WEB + "_00x", MACHINE, "Name") == "web"
+
+    @pytest.mark.parametrize(
+        ("member", "signature", "arguments", "complaint"),
+        [
+            ("Get", "s", ["x"], "Expected interface and member parameters"),
+            ("Set", "", [], "Expected interface and member parameters"),
+            ("GetAll", "u", [1], "Expected interface parameter"),
+        ],
+    )
+    async def test_arguments_of_properties(
+        self, client: Client, member: str, signature: str, arguments: list[Any], complaint: str
+    ) -> None:
+        """They are looked at before the object is."""
+        properties = "org.freedesktop.DBus.Properties"
+        for path in (ROOT, "/no/where"):
+            with pytest.raises(RemoteError, match=complaint):
+                await client.call(member, signature, *arguments, path=path, interface=properties)
 
     async def test_ping_anywhere(self, client: Client) -> None:
         peer = "org.freedesktop.DBus.Peer"

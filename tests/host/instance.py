@@ -9,7 +9,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import cache
@@ -160,10 +160,7 @@ def _detach_loop_devices(directory: Path) -> None:
         return
     # By device and inode: a path means nothing any more once the mount namespace it was used in is gone.
     overlay = tree.stat().st_dev
-    with os.scandir(directory / "machines") as entries:
-        # Not what links point to: that may be anything, or nothing.
-        stats = [entry.stat(follow_symlinks=False) for entry in entries]
-    images = {(status.st_dev, status.st_ino) for status in stats}
+    images = {(status.st_dev, status.st_ino) for status in _statuses(directory / "machines")}
     command = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-INO"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in listed.stdout.splitlines():
@@ -173,3 +170,9 @@ def _detach_loop_devices(directory: Path) -> None:
             number = os.makedev(major, minor)
             if number == overlay or (number, int(inode)) in images:
                 subprocess.run(["losetup", "--detach", name], check=False, capture_output=True)
+
+
+def _statuses(directory: Path) -> Iterator[os.stat_result]:
+    for entry in os.scandir(directory):
+        with contextlib.suppress(OSError):  # a link to nowhere is no image
+            yield entry.stat()

@@ -8,16 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-import pytest
-
 from tests.host.boot import Host
 from tests.integration.driver import OURS, STOCK
 
-DAEMONS: Final = (
-    "systemd",
-    # Without the mark the same cases run against machined, on a host with all of it installed.
-    pytest.param("machined", marks=pytest.mark.skip("machined does not serve images, bind and copy yet")),
-)
+DAEMONS: Final = ("systemd", "machined")
 GUEST: Final = "box"
 
 _TIMES: Final = (

@@ -14,9 +14,6 @@ from tests.integration.driver import Driver
 CALLS: Final = Path(__file__).with_name("name_calls.py")
 # What is of one run: processes, the boot, times, and where a machine is of the host's.
 _OF_A_RUN: Final = {"pidfdId", "bootId", "timestamp", "supervisor", "id", "pid"}
-# Images and files have tests of their own.
-_IMAGES: Final = "io.systemd.MachineImage"
-_FILES: Final = ("BindMount", "CopyFrom", "CopyTo", "OpenRootDirectory")
 
 
 def answers(host: Host) -> dict[str, Any]:
@@ -25,27 +22,15 @@ def answers(host: Host) -> dict[str, Any]:
     version = "262" if host.suite == "sid" else "257"
     done = host.run(["python3", "-", version], input=CALLS.read_text(encoding="utf-8"), timeout=300)
     found: dict[str, Any] = json.loads(re.sub(r"\b(N1|PLAIN|VM1|SPARE)\b(?![^\"]*\": )", "0", done.stdout))
-    return {call: _plain(answer) for call, answer in found.items() if _IMAGES not in call}
+    return {call: _plain(answer) for call, answer in found.items()}
 
 
 def _plain(answer: Any) -> Any:
     if isinstance(answer, dict):
         return {key: _plain(value) for key, value in answer.items() if key not in _OF_A_RUN}
     if isinstance(answer, list):
-        return _without_files([_plain(item) for item in answer if item != _IMAGES])
+        return [_plain(item) for item in answer]
     return answer
-
-
-def _without_files(lines: list[Any]) -> list[Any]:
-    """The description of an interface without some methods."""
-    kept, inside = [], False
-    begins = [f"method {name}(" for name in _FILES]
-    for line in lines:
-        inside = inside or line in begins
-        if not inside:
-            kept.append(line)
-        inside = inside and line not in (")", ") -> ()")
-    return kept
 
 
 def test_as_stock(host: Host, managed: Driver) -> None:

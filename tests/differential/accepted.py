@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The differences from stock that are meant, each with its reason."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Cases (a pattern), and why the answers may differ in them; `suites` and `users` narrow it."""
+
+    case: str
+    reason: str
+    suites: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+
+
+ACCEPTED: Final[tuple[Accepted, ...]] = ()
+
+
+def reason_for(suite: str, user: str, case: str, stock: Any, ours: Any) -> str:
+    """Why this difference is meant, or nothing."""
+    for row in ACCEPTED:
+        if (
+            fnmatch.fnmatchcase(case, row.case)
+            and (not row.suites or suite in row.suites)
+            and (not row.users or user in row.users)
+        ):
+            return row.reason
+    return ""

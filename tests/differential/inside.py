@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Runs the script as one user inside the host (`inside run VERSION SINCE PATTERN`), or makes what it needs.
+
+Writes {case: answers} as JSON to standard output.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import pwd
+import subprocess
+import sys
+import time
+from typing import Final
+
+from tests.differential import (
+    calls_bus,
+    calls_files,
+    calls_images,
+    calls_lifecycle,
+    calls_programs,
+    calls_reading,
+    calls_registration,
+    calls_varlink,
+    calls_varlink_images,
+    calls_varlink_machine,
+    calls_varlink_others,
+    calls_varlink_register,
+)
+from tests.differential.wire import Bus
+from tests.differential.world import CASES, MANAGER, ROOT, World
+
+# Importing them is what adds their cases.
+SCRIPT: Final = (
+    calls_bus,
+    calls_reading,
+    calls_lifecycle,
+    calls_registration,
+    calls_files,
+    calls_images,
+    calls_varlink,
+    calls_varlink_register,
+    calls_varlink_machine,
+    calls_varlink_images,
+    calls_varlink_others,
+    calls_programs,
+)
+
+# `trusted` may do everything that polkit is asked about. The journal gets the details.
+POLKIT_RULE: Final = """
+polkit.addRule(function(action, subject) {
+    if (action.id.indexOf("org.freedesktop.machine1.") != 0)
+        return undefined;
+    var keys = ["machine", "image", "name", "class", "verb", "user", "program", "command_line", "src",
+                "dest", "new_name", "read_only", "mode", "polkit.gettext_domain", "polkit.message"];
+    var text = "diff " + subject.user + " " + action.id;
+    for (var i in keys) {
+        var value = action.lookup(keys[i]);
+        if (value)
+            text += " " + keys[i] + "=" + value.substring(0, 80);
+    }
+    polkit.log(text);
+    return subject.user == "trusted" ? polkit.Result.YES : undefined;
+});
+"""
+
+SETUP: Final = """
+set -eu
+useradd --create-home --shell /bin/bash trusted
+mkdir -p /etc/polkit-1/rules.d /etc/systemd/nspawn /usr/lib/machines /usr/local/lib/machines
+cat >/etc/polkit-1/rules.d/10-differential.rules
+# Or their addresses would be another with each daemon; link-local ones come whenever they like.
+cd /etc/systemd/nspawn
+printf '[Exec]\\nPrivateUsers=no\\n[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >plain.nspawn
+printf '[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >/etc/systemd/nspawn/private.nspawn
+cd /var/lib/machines
+tree() {
+    mkdir -p "$1/etc" "$1/usr/lib"
+    printf 'ID=%s\\nNAME="A \\\\"quoted\\\\" name"\\nVERSION_ID=1\\n' "$2" >"$1/etc/os-release"
+    echo "$2-host" >"$1/etc/hostname"
+    echo 0123456789abcdef0123456789abcdef >"$1/etc/machine-id"
+    printf 'PRETTY_HOSTNAME="Of %s"\\nCHASSIS=container\\n' "$2" >"$1/etc/machine-info"
+}
+tree d-dir dir; tree .d-hidden hidden; tree 'd blank' blank; tree /srv/linked linked
+tree /usr/lib/machines/d-vendor vendor; tree /usr/local/lib/machines/d-local local
+tree d-ro ro; chmod a-w d-ro
+mkdir d-empty; echo text >d-file
+ln -s /srv/linked d-link; ln -s /nosuch d-broken; ln -s /dev/null d-null
+truncate -s 1M d-raw.raw; truncate -s 1M d-readonly.raw; chmod a-w d-readonly.raw
+mkdir -p 'not:valid' .#temporary d-dir.raw; touch .#x.lck
+touch -d @1700000000 d-dir d-raw.raw d-ro d-empty d-file 'd blank' .d-hidden d-readonly.raw
+mkdir -p /srv/d/sub; echo text >/srv/d/file; echo more >/srv/d/sub/file; ln -s file /srv/d/link
+chmod 640 /srv/d/file; ln /srv/d/file /srv/d/hard; mkfifo /srv/d/fifo; chown -R 1000:1000 /srv/d/sub
+for part in usr/bin usr/lib etc proc sys dev; do mkdir -p /srv/nspawn/$part; done
+cp -a /usr/lib/os-release /srv/nspawn/usr/lib/
+cp -L /usr/bin/sleep /srv/nspawn/usr/bin/
+for library in $(ldd /usr/bin/sleep | grep -o '/[^ ]*'); do
+    mkdir -p "/srv/nspawn$(dirname "$library")"; cp -L "$library" "/srv/nspawn$library"
+done
+for unit in d-scope-leader d-vm-leader; do systemd-run --quiet --unit=$unit sleep 86400; done
+for name in plain private; do /usr/bin/machinectl start $name; done
+"""
+
+
+def setup() -> None:
+    """What both daemons find: users, images, two containers, leaders of two more machines."""
+    subprocess.run(["sh", "-c", SETUP], input=POLKIT_RULE, text=True, check=True, timeout=120)
+    for name in ("plain", "private"):
+        wait = [
+            "systemd-run",
+            "-M",
+            name,
+            "--quiet",
+            "--pipe",
+            "--wait",
+            "systemctl",
+            "is-system-running",
+            "--wait",
+        ]
+        deadline = time.monotonic() + 90
+        while (
+            done := subprocess.run(wait, check=False, capture_output=True, timeout=90, text=True)
+        ).stdout.strip() not in {
+            "running",
+            "degraded",
+        }:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} did not come up: {done.stdout}{done.stderr}")
+            time.sleep(0.2)
+
+
+def machines() -> None:
+    """A scope and a machine of class vm, registered with the daemon in charge."""
+    bus = Bus()
+    # A process of its own for the scope: it is ended with it.
+    scope = _main_pid("d-scope-leader.service")
+    arguments = ("d-scope", bytes(range(16)), "diff-test", "container", scope, "", [("TasksMax", ("t", 77))])
+    answers = [bus.call(ROOT, MANAGER, "CreateMachine", "sayssusa(sv)", arguments)]
+    arguments = (
+        "d-vm",
+        bytes(range(16, 32)),
+        "diff-test",
+        "vm",
+        _main_pid("d-vm-leader.service"),
+        "/srv/root",
+        [1],
+    )
+    answers += [bus.call(ROOT, MANAGER, "RegisterMachineWithNetwork", "sayssusai", arguments)]
+    bus.close()
+    if any("reply" not in answer for answer in answers):
+        raise ValueError(f"the machines cannot be registered: {answers}")
+
+
+def forget_machines() -> None:
+    """The reverse of machines(); the leader of the scope goes back into a unit that stays."""
+    bus = Bus()
+    bus.call(ROOT, MANAGER, "UnregisterMachine", "s", ("d-vm",))
+    bus.call(ROOT, MANAGER, "TerminateMachine", "s", ("d-scope",))
+    bus.wait_signal("MachineRemoved", "d-scope")
+    bus.close()
+    for verb in (["stop", "d-scope-leader"], ["reset-failed", "d-scope-leader"]):
+        subprocess.run(["systemctl", *verb], check=False, capture_output=True, timeout=30)
+    subprocess.run(
+        ["systemd-run", "--quiet", "--unit=d-scope-leader", "sleep", "86400"], check=True, timeout=30
+    )
+
+
+def _main_pid(unit: str) -> int:
+    show = ["systemctl", "show", "--value", "--property=MainPID", unit]
+    return int(subprocess.run(show, check=True, capture_output=True, text=True, timeout=30).stdout)
+
+
+def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
+    """{case: answers} of the cases of this user."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    world = World(user, version, since)
+    world.label(_main_pid("d-scope-leader.service"), "<scope's leader>")
+    answers: dict[str, list[object]] = {}
+    for case in CASES:
+        if user not in case.who or version < case.since or not fnmatch.fnmatchcase(case.name, pattern):
+            continue
+        world.answers = []
+        began = time.monotonic()
+        try:
+            case.run(world)
+        except Exception as error:
+            world.answers.append(f"the case failed: {type(error).__name__}: {error}")
+        answers[case.name] = world.answers
+        if (took := time.monotonic() - began) > 2:
+            print(f"{case.name} as {user} took {took:.1f} s", file=sys.stderr, flush=True)
+    return answers
+
+
+def main() -> None:
+    match sys.argv[1]:
+        case "setup":
+            setup()
+        case "machines":
+            machines()
+        case "forget":
+            forget_machines()
+        case "run":
+            json.dump(run(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

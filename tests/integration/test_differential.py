@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whatever is asked of it, machined answers as the stock daemon of the same host does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.differential.compare import compare
+from tests.differential.host import both
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def test_answers_are_those_of_stock(suite: str) -> None:
+    comparison = compare(suite, *both(suite))
+    print(comparison.summary())
+    # A script that came to nothing would find no difference either.
+    assert comparison.cases > 1000
+    assert not comparison.unexplained, "\n".join(
+        [comparison.summary(), *(difference.text() for difference in comparison.unexplained)]
+    )
