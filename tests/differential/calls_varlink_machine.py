@@ -23,7 +23,7 @@ def _changing() -> None:
         "MapFrom",
         "MapTo",
     ):
-        rest = {
+        arguments: dict[str, dict[str, Any]] = {
             "Kill": {"signal": 28},
             "Open": {"mode": "tty"},
             "BindMount": {"source": "/srv/nosuch"},
@@ -31,7 +31,8 @@ def _changing() -> None:
             "CopyTo": {"source": "/srv/nosuch"},
             "MapFrom": {"uid": 0},
             "MapTo": {"uid": 0},
-        }.get(name, {})
+        }
+        rest = arguments.get(name, {})
         rows: dict[str, dict[str, Any]] = {
             "nobody": {"name": "nosuch"},
             "nothing": {},

@@ -68,7 +68,7 @@ def _users() -> None:
             asking(World.varlink, USER_SOCKET, method(call, more=True, service=service)),
         )
         add(f"varlink/userdb/{kind}/shifted", partial(_shifted, call, key, number))
-    for label, row in {
+    for label, odd_row in {
         "nothing": {},
         "user": {"userName": "vu-private-0"},
         "group": {"groupName": "vg-private-0"},
@@ -82,7 +82,7 @@ def _users() -> None:
                 asking(
                     World.varlink,
                     USER_SOCKET,
-                    method(f"{prefix}GetMemberships", more=more, **{"service": service} | row),
+                    method(f"{prefix}GetMemberships", more=more, **{"service": service, **odd_row}),
                 ),
                 (SUPER,),
             )

@@ -10,6 +10,7 @@ import fnmatch
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,9 @@ from tests.differential import (
 )
 from tests.differential.wire import Bus
 from tests.differential.world import CASES, MANAGER, ROOT, World
+
+# A case that hangs is a difference, and does not keep the others from their turn.
+CASE_SECONDS: Final = 20
 
 # Importing them is what adds their cases.
 SCRIPT: Final = (
@@ -138,7 +142,7 @@ def machines() -> None:
     scope = _main_pid("d-scope-leader.service")
     arguments = ("d-scope", bytes(range(16)), "diff-test", "container", scope, "", [("TasksMax", ("t", 77))])
     answers = [bus.call(ROOT, MANAGER, "CreateMachine", "sayssusa(sv)", arguments)]
-    arguments = (
+    vm = (
         "d-vm",
         bytes(range(16, 32)),
         "diff-test",
@@ -147,7 +151,7 @@ def machines() -> None:
         "/srv/root",
         [1],
     )
-    answers += [bus.call(ROOT, MANAGER, "RegisterMachineWithNetwork", "sayssusai", arguments)]
+    answers += [bus.call(ROOT, MANAGER, "RegisterMachineWithNetwork", "sayssusai", vm)]
     bus.close()
     if any("reply" not in answer for answer in answers):
         raise ValueError(f"the machines cannot be registered: {answers}")
@@ -172,9 +176,14 @@ def _main_pid(unit: str) -> int:
     return int(subprocess.run(show, check=True, capture_output=True, text=True, timeout=30).stdout)
 
 
+def _too_late(_signo: int, _frame: object) -> None:
+    raise TimeoutError(f"no end within {CASE_SECONDS} s")
+
+
 def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
     """{case: answers} of the cases of this user."""
     user = pwd.getpwuid(os.getuid()).pw_name
+    signal.signal(signal.SIGALRM, _too_late)
     world = World(user, version, since)
     world.label(_main_pid("d-scope-leader.service"), "<scope's leader>")
     answers: dict[str, list[object]] = {}
@@ -183,10 +192,13 @@ def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
             continue
         world.answers = []
         began = time.monotonic()
+        signal.alarm(CASE_SECONDS)
         try:
             case.run(world)
         except Exception as error:
             world.answers.append(f"the case failed: {type(error).__name__}: {error}")
+        finally:
+            signal.alarm(0)
         answers[case.name] = world.answers
         if (took := time.monotonic() - began) > 2:
             print(f"{case.name} as {user} took {took:.1f} s", file=sys.stderr, flush=True)
