@@ -10,13 +10,14 @@ SUITES = ("trixie", "sid")
 
 HOST_PACKAGES = (
     "systemd", "systemd-sysv", "systemd-container", "systemd-resolved", "libnss-mymachines",
-    "libpam-systemd", "udev", "kmod", "dbus", "polkitd", "login", "passwd", "util-linux", "procps", "less",
-    "iproute2", "iputils-ping", "nftables", "btrfs-progs", "e2fsprogs", "gpg", "gpgv", "tar", "bzip2",
-    "xz-utils", "zstd", "make", "python3", "python3-venv", "python3-pip", "python3-systemd",
+    "libnss-systemd", "libpam-systemd", "udev", "kmod", "dbus", "polkitd", "login", "passwd", "util-linux",
+    "procps", "less", "iproute2", "iputils-ping", "nftables", "btrfs-progs", "e2fsprogs", "gpg", "gpgv",
+    "tar", "bzip2", "xz-utils", "zstd", "make", "python3", "python3-venv", "python3-pip", "python3-systemd",
 )  # fmt: skip
 
 GUEST_PACKAGES = (
-    "systemd", "systemd-sysv", "libpam-systemd", "dbus", "iproute2", "login", "passwd", "util-linux",
+    "systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "iproute2", "login", "passwd",
+    "util-linux",
 )  # fmt: skip
 
 VM_PACKAGES = ("linux-image-cloud-amd64", "initramfs-tools")
