@@ -16,7 +16,8 @@ HOST_PACKAGES = (
 )  # fmt: skip
 
 GUEST_PACKAGES = (
-    "systemd", "systemd-sysv", "libpam-systemd", "dbus", "iproute2", "login", "passwd", "util-linux",
+    "systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "iproute2", "login", "passwd",
+    "util-linux",
 )  # fmt: skip
 
 VM_PACKAGES = ("linux-image-cloud-amd64", "initramfs-tools")

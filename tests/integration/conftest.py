@@ -11,6 +11,7 @@ from tests.host.client import client_host
 from tests.host.probe import why_not
 from tests.integration.both_clients import DAEMONS, BothClients
 from tests.integration.driver import Driver, unique_name
+from tests.integration.pair import Pair, Side
 
 
 @pytest.fixture(scope="session", params=recipe.SUITES)
@@ -89,3 +90,22 @@ def fresh_machine(managed: Driver) -> Iterator[str]:
     yield name
     managed.remove(name)
     assert before.diff(managed.host.snapshot()) == []
+
+
+@pytest.fixture(scope="session")
+def pair(suite: str) -> Iterator[Pair]:
+    """Two booted hosts of the suite, stock and ours, with the guest running on each; shared by the session."""
+    with Host(suite) as plain, layer.machined_host(suite) as installed:
+        pair = Pair(Side(plain, ours=False), Side(installed, ours=True))
+        for side in pair:
+            side.host.boot()
+            side.add_common_guest()
+            side.sh("networkctl reload")
+            side.up()
+        yield pair
+
+
+@pytest.fixture(params=["stock", "ours"])
+def side(pair: Pair, request: pytest.FixtureRequest) -> Side:
+    """Either of them: what is asserted has to hold on both."""
+    return pair.ours if request.param == "ours" else pair.stock
