@@ -67,7 +67,7 @@ def _changing() -> None:
         "signal 0": {"signal": 0},
         "signal 65": {"signal": 65},
         "signal -1": {"signal": -1},
-        "signal string": {"signal": "9"},
+        "signal string": {"signal": "28"},
         "signal float": {"signal": 9.5},
         "whom": {"signal": 28, "whom": "nosuch"},
         "whom number": {"signal": 28, "whom": 1},
