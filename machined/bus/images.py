@@ -207,4 +207,5 @@ def image_table(core: Core) -> Interface:
         method("GetMachineInfo", "", "a{ss} machine_info", on(_machine_info)),
         method("GetOSRelease", "", "a{ss} os_release", on(_os_release)),
     )
-    return Interface("org.freedesktop.machine1.Image", rows).for_version(core.version)
+    table = Interface("org.freedesktop.machine1.Image", rows, bare=core.version < 258)
+    return table.for_version(core.version)

@@ -57,7 +57,7 @@ def node(interfaces: Iterable[Interface], children: Iterable[str]) -> str:
         for row in interface.rows:
             match row:
                 case Method():
-                    lines += _method(row)
+                    lines += _method(row, named=not interface.bare)
                 case Property(hidden=False):
                     lines += _property(row)
                 case Signal():
@@ -68,9 +68,12 @@ def node(interfaces: Iterable[Interface], children: Iterable[str]) -> str:
     return "".join(lines)
 
 
-def _args(args: Iterable[Arg], direction: str) -> list[str]:
+def _args(args: Iterable[Arg], direction: str, *, named: bool = True) -> list[str]:
     attribute = f' direction="{direction}"' if direction else ""
-    return [f"   <arg type={quoteattr(arg.type)} name={quoteattr(arg.name)}{attribute}/>\n" for arg in args]
+    return [
+        f"   <arg type={quoteattr(arg.type)}{f' name={quoteattr(arg.name)}' if named else ''}{attribute}/>\n"
+        for arg in args
+    ]
 
 
 def _annotation(name: str, value: str) -> str:
@@ -82,8 +85,8 @@ def _element(kind: str, name: str, inner: list[str], attributes: str = "") -> li
     return [start + "/>\n"] if not inner else [start + ">\n", *inner, f"  </{kind}>\n"]
 
 
-def _method(row: Method) -> list[str]:
-    inner = _args(row.in_args, "in") + _args(row.out_args, "out")
+def _method(row: Method, *, named: bool) -> list[str]:
+    inner = _args(row.in_args, "in", named=named) + _args(row.out_args, "out", named=named)
     if row.access is Access.PRIVILEGED:
         inner.append(_annotation("org.freedesktop.systemd1.Privileged", "true"))
     return _element("method", row.name, inner)
@@ -93,6 +96,8 @@ def _property(row: Property) -> list[str]:
     inner = []
     if row.emits is not Emits.TRUE:
         inner.append(_annotation("org.freedesktop.DBus.Property.EmitsChangedSignal", row.emits.value))
+    if row.setter:
+        inner.append(_annotation("org.freedesktop.systemd1.Privileged", "true"))
     access = "readwrite" if row.setter else "read"
     return _element("property", row.name, inner, f' type={quoteattr(row.type)} access="{access}"')
 

@@ -89,6 +89,6 @@ TABLE: Final = Interface(
     (
         prop("LogLevel", "s", lambda call, control: control.level, Emits.FALSE, setter=_set_level),
         prop("LogTarget", "s", lambda call, control: control.target, Emits.FALSE, setter=_set_target),
-        prop("SyslogIdentifier", "s", lambda call, control: "systemd-machined", Emits.CONST),
+        prop("SyslogIdentifier", "s", lambda call, control: "systemd-machined", Emits.FALSE),
     ),
 )

@@ -150,12 +150,13 @@ class Interface:
     """An interface's table. `for_version` leaves out the rows that a host's systemd does not have.
 
     `extra` marks what is ours on an object of machine1: GetAll of all interfaces at once leaves it out, as
-    the stock tools print whatever comes.
+    the stock tools print whatever comes. `bare`: systemd's table has no names for the arguments.
     """
 
     name: str
     rows: tuple[Row, ...]
     extra: bool = False
+    bare: bool = False
     _methods: dict[str, Method] = field(init=False, repr=False, compare=False)
     _properties: dict[str, Property] = field(init=False, repr=False, compare=False)
 
@@ -164,7 +165,7 @@ class Interface:
         object.__setattr__(self, "_properties", {r.name: r for r in self.rows if isinstance(r, Property)})
 
     def for_version(self, version: int) -> Interface:
-        return Interface(self.name, tuple(row for row in self.rows if row.since <= version))
+        return Interface(self.name, tuple(row for row in self.rows if row.since <= version), bare=self.bare)
 
     def method(self, name: str) -> Method | None:
         return self._methods.get(name)

@@ -234,6 +234,8 @@ def copy_image(source: str, target: str, mode: int, beside: Sequence[tuple[str, 
     partial = _partial(target)
     try:
         filesystem.copy_file(source, partial, mode, keep_created=True)
+        times = os.stat(source)
+        os.utime(partial, ns=(times.st_atime_ns, times.st_mtime_ns))
         filesystem.rename_noreplace(partial, target)
     except BaseException:
         with contextlib.suppress(OSError):

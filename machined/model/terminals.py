@@ -69,7 +69,7 @@ def _entrance(machine: Machine) -> Iterator[PidRef | None]:
         yield None
         return
     if machine.cls is not MachineClass.CONTAINER:
-        raise not_supported("Opening a terminal is only supported on container machines.")
+        raise not_supported("Operation not supported")
     if machine.leader is None:
         raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
     with machine.leader.dup() as leader:

@@ -15,7 +15,7 @@ from machined.bus import systemd1
 from machined.bus.connection import RemoteError
 from machined.bus.names import LOG_CONTROL, ROOT
 from tests.fakes.polkit import CHALLENGE, FAILED, NO, YES, Question
-from tests.fakes.service import MACHINE, OWN_MANAGER, PROPERTIES, Client, Served
+from tests.fakes.service import OWN_MANAGER, PROPERTIES, Client, Served
 from tests.fakes.world import turns
 
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
@@ -51,11 +51,6 @@ class TestPrivilege:
         text = f"Access to org.freedesktop.machine1.Manager.{member}() not permitted."
         assert await refused(service.client, member) == (DENIED, text)
         assert await refused(service.client, member, "u", 7) == (DENIED, text)
-
-    async def test_on_the_machine(self, service: Served) -> None:
-        await service.machine("web")
-        answer = await refused(service.client, "OpenPTY", path=WEB, interface=MACHINE)
-        assert answer == (DENIED, f"Access to {MACHINE}.OpenPTY() not permitted.")
 
     async def test_setting_properties(self, service: Served) -> None:
         arguments = ("org.freedesktop.LogControl1", "LogLevel", Variant("s", "debug"))

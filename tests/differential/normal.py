@@ -23,6 +23,9 @@ PATTERNS: Final = tuple(
         (r"(Since: ).*", r"\1T"),
         (r"\.#(\S+?)[0-9a-f]{16}\b", r".#\1RANDOM"),
         (r"(?m)^(Timestamp=).*", r"\1T"),
+        (r"\w{3} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC(; [^\n]* ago)?", "DATE"),
+        # What an interface description says to people.
+        (r"(?m)^\t*#.*\n", ""),
         # Of the daemon that dbus-daemon did not let a message pass to.
         (r'\(uid=0 pid=\d+ comm="[^"]*"\)', "(the daemon)"),
         # How far `varlinkctl` and `busctl` had read when an answer came.

@@ -94,7 +94,7 @@ def fresh_machine(managed: Driver) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def pair(suite: str) -> Iterator[Pair]:
-    """Two booted hosts of the suite, stock and ours, with the guest running on each; shared by the session."""
+    """Two booted hosts of the suite, stock and ours, each with the guest running; of the session."""
     with Host(suite) as plain, layer.machined_host(suite) as installed:
         pair = Pair(Side(plain, ours=False), Side(installed, ours=True))
         for side in pair:

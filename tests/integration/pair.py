@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Two hosts of a suite, one with the stock daemon and one with machined: what a tool says has to be alike."""
+"""Two hosts of a suite, one with the stock daemon and one with machined: tools have to say the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.driver import Done, Driver
 GUEST: Final = "web"
 """The machine that runs on both hosts all the time; a test that changes it puts it right again."""
 ADDRESSES: Final = ("10.20.30.2", "fd20:30::2")
-"""Its addresses, always the same: what a DHCP server gives comes late, and what comes with it later still."""
+"""Its addresses, always the same: what a DHCP server gives comes late, and the rest later still."""
 GUEST_UNIT: Final = f"systemd-nspawn@{GUEST}.service"
 
 # The programs of the distribution alone: ours are in /usr/local.
