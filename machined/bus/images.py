@@ -207,5 +207,5 @@ def image_table(core: Core) -> Interface:
         method("GetMachineInfo", "", "a{ss} machine_info", on(_machine_info)),
         method("GetOSRelease", "", "a{ss} os_release", on(_os_release)),
     )
-    table = Interface("org.freedesktop.machine1.Image", rows, bare=core.version < 258)
+    table = Interface("org.freedesktop.machine1.Image", rows, bare=True)
     return table.for_version(core.version)

@@ -13,7 +13,7 @@ from machined.bus.prepared import Kept, Prepared
 from machined.bus.vtable import Access, Interface, method, signal
 from machined.linux.process import PidRef
 from machined.model.core import Core
-from machined.model.errors import MachineError, Problem, no_such_image
+from machined.model.errors import MachineError, Problem, invalid, no_such_image
 
 
 def _get_machine(call: Call, core: Core, name: str) -> str:
@@ -27,6 +27,8 @@ def _get_image(call: Call, core: Core, name: str) -> str:
 
 
 async def _get_machine_by_pid(call: Call, core: Core, pid: int) -> str:
+    if pid == 2**32 - 1:  # what says "no process" where pids are signed
+        raise invalid("Invalid argument")
     try:
         process = await call.process() if pid == 0 else PidRef.open(pid)
     except (ProcessLookupError, OverflowError):
@@ -34,7 +36,7 @@ async def _get_machine_by_pid(call: Call, core: Core, pid: int) -> str:
     with process:
         machine = core.registry.of_process(process)
         if machine is None:
-            raise _no_machine(process.pid)
+            raise _no_machine(pid)
     return machine_path(machine.name)
 
 

@@ -21,6 +21,8 @@ from machined.model.terminals import ShellRequest, Terminal, is_assignment, open
 ACTION: Final = "org.freedesktop.machine1."
 WHOM: Final = frozenset({"", "all", "leader"})
 MAX_ARGUMENTS: Final = 4096
+# What no user name may have in it, however lenient one is (systemd.io, "User/Group Name Syntax").
+NOT_IN_USERS: Final = frozenset(":/") | {chr(code) for code in (*range(32), 127)}
 
 
 async def _authorize(
@@ -124,8 +126,11 @@ async def shell(
         raise invalid(f"Specified path '{path}' is not absolute")
     if len(args) > MAX_ARGUMENTS or len(environment) > MAX_ARGUMENTS:
         raise MachineError(Problem.LIMITS_EXCEEDED, "Too many arguments")
-    if not all(map(is_assignment, environment)):
+    names = {entry.partition("=")[0] for entry in environment}
+    if len(names) != len(environment) or not all(map(is_assignment, environment)):
         raise invalid("Invalid environment assignments")
+    if core.version >= 258 and not NOT_IN_USERS.isdisjoint(user):
+        raise invalid(f"Invalid user name '{user}'")
     request = ShellRequest(user, path, tuple(args), tuple(environment))
     program, argv = request.command()
     details = {"user": user or "root", "program": program, "command_line": " ".join(argv)}

@@ -102,8 +102,6 @@ async def _run(
         Field.LEADER: leader,
         Field.ROOT_DIRECTORY: root,
     }
-    if core.version >= EX_SINCE:
-        given[Field.VSOCK_CID] = 0
     # The order of systemd-machined.
     checked = _checked(core, given, _ORDER)
     pinned = await _pin(call, leader)

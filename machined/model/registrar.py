@@ -273,7 +273,7 @@ class Registrar:
         with PidRef.open(1) as init:
             host.leader_id = init.id
         host.realtime = process.boot_time_realtime_usec()
-        host.monotonic = 1 if self._systemd.version >= 258 else 0
+        host.monotonic = 0
         if Path("/dev/vsock").exists():
             host.vsock_cid = 1  # VMADDR_CID_LOCAL, vsock(7)
         host.started = True

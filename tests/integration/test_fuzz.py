@@ -82,10 +82,11 @@ class Host:
         return [managed.host.snapshot(), leader, look, mounts, inside, images, owner]
 
     def load(self) -> tuple[int, int, list[str]]:
-        """Of the daemon: descriptors, kB of memory, children."""
+        """Of the daemon: descriptors, kB of memory, helpers (children of the process that forks them)."""
         proc = f"/proc/{self.pid}"
         run = self.managed.host.run
-        children = run(["sh", "-c", f"cat {proc}/task/*/children"]).stdout.split()
+        helpers = f"for i in $(cat {proc}/task/*/children); do cat /proc/$i/task/*/children; done"
+        children = run(["sh", "-c", helpers]).stdout.split()
         status = run(["cat", f"{proc}/status"]).stdout
         memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
         return len(run(["ls", f"{proc}/fd"]).stdout.split()), memory, children
