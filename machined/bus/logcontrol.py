@@ -27,7 +27,7 @@ LEVELS: Final = {
 }
 # By number as well, as syslog(3) has them.
 NUMBERS: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
-# The words that systemd has for where messages go. All but "null" are standard error, which is the journal's.
+# The words of systemd for where messages go. All but "null" are standard error, which is the journal's.
 TARGETS: Final = frozenset(
     {
         "auto",

@@ -53,9 +53,12 @@ class TestPrivilege:
         assert await refused(service.client, member, "u", 7) == (DENIED, text)
 
     async def test_on_the_machine(self, service: Served) -> None:
+        """Unlike OpenMachinePTY of the Manager, in 257 too: polkit is asked."""
+        service.polkit.answer = NO
         await service.machine("web")
         answer = await refused(service.client, "OpenPTY", path=WEB, interface=MACHINE)
-        assert answer == (DENIED, f"Access to {MACHINE}.OpenPTY() not permitted.")
+        assert answer == (DENIED, "Access denied")
+        assert (await service.polkit.questions.get()).action == "org.freedesktop.machine1.open-pty"
 
     async def test_setting_properties(self, service: Served) -> None:
         arguments = ("org.freedesktop.LogControl1", "LogLevel", Variant("s", "debug"))

@@ -42,7 +42,7 @@ INTERFACES: Final = (
 )
 
 
-def method(name: str, /, more: bool = False, oneway: bool = False, **parameters: Any) -> dict[str, Any]:
+def method(name: str, /, more: Any = False, oneway: Any = False, **parameters: Any) -> dict[str, Any]:
     """A call as varlink has it; `name` without a dot is one of io.systemd.Machine."""
     full = name if "." in name else f"io.systemd.Machine.{name}"
     call: dict[str, Any] = {"method": full, "parameters": parameters}

@@ -68,14 +68,15 @@ def _users() -> None:
             asking(World.varlink, USER_SOCKET, method(call, more=True, service=service)),
         )
         add(f"varlink/userdb/{kind}/shifted", partial(_shifted, call, key, number))
-    for label, row in {
+    memberships: dict[str, dict[str, Any]] = {
         "nothing": {},
         "user": {"userName": "vu-private-0"},
         "group": {"groupName": "vg-private-0"},
         "both": {"userName": "a", "groupName": "b"},
         "bad service": {"service": "x"},
         "number": {"userName": 1},
-    }.items():
+    }
+    for label, row in memberships.items():
         for more in (False, True):
             add(
                 f"varlink/userdb/memberships/{label}/{more}",

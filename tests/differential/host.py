@@ -25,7 +25,7 @@ OVERRIDES: Final = (
     "/etc/systemd/system/systemd-machined.service",
     "/etc/dbus-1/system.d/org.machined1.conf",
 )
-SECONDS: Final = 400
+SECONDS: Final = 120
 
 # {user: {case: answers}}, and what polkit was asked under the name of POLKIT.
 Answers = dict[str, dict[str, Any]]
@@ -68,13 +68,17 @@ class Stage:
         # Each user's calls come from a unit of a name that is always the same.
         command = [
             "systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit=differential-{user}",
-            f"--uid={user}", "--setenv=PYTHONPATH=/opt/differential", "--setenv=PYTHONDONTWRITEBYTECODE=1", "--",
+            f"--uid={user}", "--setenv=PYTHONPATH=/opt/differential",
+            "--setenv=PYTHONDONTWRITEBYTECODE=1", "--",
             PYTHON, "-m", "tests.differential.inside", *arguments,
         ]  # fmt: skip
         try:
             done = self.host.run(command, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired as late:
-            raise TestHostError(f"the script takes longer than {SECONDS} s: {late.stderr!r}") from None
+            case = self.host.run(["cat", f"/tmp/differential-{user}"], check=False).stdout
+            raise TestHostError(
+                f"the script takes longer than {SECONDS} s, '{case}' came last: {late.stderr!r}"
+            ) from None
         if done.stderr:
             print(done.stderr, file=sys.stderr, end="")
         if done.returncode != 0:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Runs the script as one user inside the host: `inside run VERSION SINCE PATTERN`, or makes what it works on.
+"""Runs the script as one user inside the host (`run VERSION SINCE PATTERN`), or makes what it works on.
 
 Writes {case: answers} as JSON to standard output.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import fnmatch
 import json
 import os
@@ -13,6 +14,7 @@ import pwd
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 from tests.differential import (
@@ -30,7 +32,7 @@ from tests.differential import (
     calls_varlink_register,
 )
 from tests.differential.wire import Bus
-from tests.differential.world import CASES, MANAGER, ROOT, World
+from tests.differential.world import CASES, MANAGER, RECORDS, ROOT, World
 
 # Importing them is what adds their cases.
 SCRIPT: Final = (
@@ -48,12 +50,13 @@ SCRIPT: Final = (
     calls_programs,
 )
 
-# Only root asks for it; `trusted` may do everything that polkit is asked about. The journal gets the details.
+# `trusted` may do everything that polkit is asked about. The journal gets the details.
 POLKIT_RULE: Final = """
 polkit.addRule(function(action, subject) {
     if (action.id.indexOf("org.freedesktop.machine1.") != 0)
         return undefined;
-    var keys = ["machine", "image", "name", "class", "verb", "user", "program", "command_line", "src", "dest",
+    var keys = ["machine", "image", "name", "class", "verb", "user", "program", "command_line", "src",
+                "dest",
                 "new_name", "read_only", "mode", "polkit.gettext_domain", "polkit.message"];
     var text = "diff " + subject.user + " " + action.id;
     for (var i in keys) {
@@ -72,8 +75,9 @@ useradd --create-home --shell /bin/bash trusted
 mkdir -p /etc/polkit-1/rules.d /etc/systemd/nspawn /usr/lib/machines /usr/local/lib/machines
 cat >/etc/polkit-1/rules.d/10-differential.rules
 # Or their addresses would be another with each daemon; link-local ones come whenever they like.
-printf '[Exec]\\nPrivateUsers=no\\n[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >/etc/systemd/nspawn/plain.nspawn
-printf '[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >/etc/systemd/nspawn/private.nspawn
+cd /etc/systemd/nspawn
+printf '[Exec]\\nPrivateUsers=no\\n[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >plain.nspawn
+printf '[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >private.nspawn
 cd /var/lib/machines
 tree() {
     mkdir -p "$1/etc" "$1/usr/lib"
@@ -92,7 +96,7 @@ mkdir -p 'not:valid' .#temporary d-dir.raw; touch .#x.lck
 touch -d @1700000000 d-dir d-raw.raw d-ro d-empty d-file 'd blank' .d-hidden d-readonly.raw
 mkdir -p /srv/d/sub; echo text >/srv/d/file; echo more >/srv/d/sub/file; ln -s file /srv/d/link
 chmod 640 /srv/d/file; ln /srv/d/file /srv/d/hard; mkfifo /srv/d/fifo; chown -R 1000:1000 /srv/d/sub
-mkdir -p /srv/nspawn/usr/bin /srv/nspawn/usr/lib /srv/nspawn/etc /srv/nspawn/proc /srv/nspawn/sys /srv/nspawn/dev
+for directory in usr/bin usr/lib etc proc sys dev; do mkdir -p /srv/nspawn/$directory; done
 cp -a /usr/lib/os-release /srv/nspawn/usr/lib/
 cp -L /usr/bin/sleep /srv/nspawn/usr/bin/
 for library in $(ldd /usr/bin/sleep | grep -o '/[^ ]*'); do
@@ -135,7 +139,15 @@ def machines() -> None:
     bus = Bus()
     # A process of its own for the scope: it is ended with it.
     scope = _main_pid("d-scope-leader.service")
-    arguments = ("d-scope", bytes(range(16)), "diff-test", "container", scope, "", [("TasksMax", ("t", 77))])
+    arguments: tuple[object, ...] = (
+        "d-scope",
+        bytes(range(16)),
+        "diff-test",
+        "container",
+        scope,
+        "",
+        [("TasksMax", ("t", 77))],
+    )
     answers = [bus.call(ROOT, MANAGER, "CreateMachine", "sayssusa(sv)", arguments)]
     arguments = (
         "d-vm",
@@ -171,6 +183,10 @@ def _main_pid(unit: str) -> int:
     return int(subprocess.run(show, check=True, capture_output=True, text=True, timeout=30).stdout)
 
 
+# The machines that are there for the whole run.
+STAYING: Final = ("plain", "private", "d-scope", "d-vm")
+
+
 def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
     """{case: answers} of the cases of this user."""
     user = pwd.getpwuid(os.getuid()).pw_name
@@ -178,17 +194,27 @@ def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
     world.label(_main_pid("d-scope-leader.service"), "<scope's leader>")
     answers: dict[str, list[object]] = {}
     for case in CASES:
-        if user not in case.who or version < case.since or not fnmatch.fnmatchcase(case.name, pattern):
+        if (
+            user not in case.who
+            or not case.since <= version < case.until
+            or not fnmatch.fnmatchcase(case.name, pattern)
+        ):
             continue
         world.answers = []
+        Path(f"/tmp/differential-{user}").write_text(case.name, encoding="utf-8")
+        # One that hangs tells where, and ends the run.
+        faulthandler.dump_traceback_later(60, exit=True)
         began = time.monotonic()
         try:
             case.run(world)
         except Exception as error:
             world.answers.append(f"the case failed: {type(error).__name__}: {error}")
         answers[case.name] = world.answers
+        if not all((RECORDS / name).exists() for name in STAYING):
+            raise RuntimeError(f"'{case.name}' ends a machine that the cases after it need")
         if (took := time.monotonic() - began) > 2:
             print(f"{case.name} as {user} took {took:.1f} s", file=sys.stderr, flush=True)
+    faulthandler.cancel_dump_traceback_later()
     return answers
 
 
