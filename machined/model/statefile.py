@@ -126,14 +126,16 @@ def render(machine: Machine, version: int) -> str:
         if value:
             lines.append(f"{key}={value}")
 
+    if modern:
+        add("UID", str(machine.uid))
     if machine.unit:
-        add("SCOPE", _written(machine.unit))
+        add("SCOPE", _written(machine.unit, modern))
         add("SCOPE_JOB", machine.scope_job)
     if modern:
         # With it systemd-machined would leave the link of a unit behind.
-        add("SUBGROUP", _written("" if machine.owns_unit() else machine.subgroup))
-    add("SERVICE", _written(machine.service))
-    add("ROOT", _written(machine.root_directory))
+        add("SUBGROUP", _written("" if machine.owns_unit() else machine.subgroup, modern))
+    add("SERVICE", _written(machine.service, modern))
+    add("ROOT", _written(machine.root_directory, modern))
     add("ID", machine.id.hex())
     if machine.leader_pid:
         add("LEADER", str(machine.leader_pid))
@@ -144,15 +146,12 @@ def render(machine: Machine, version: int) -> str:
         if machine.supervisor_id:
             add("SUPERVISOR_PIDFDID", str(machine.supervisor_id))
     add("CLASS", machine.cls.value)
-    if modern:
-        lines.append(f"UID={machine.uid}")
     lines += [f"REALTIME={machine.realtime}", f"MONOTONIC={machine.monotonic}"]
     if machine.ifindices:
         joined = " ".join(map(str, machine.ifindices))
         lines.append(f'NETIF=" {joined}"' if modern else f"NETIF={joined}")
     if modern:
-        if machine.vsock_cid != NO_VSOCK_CID:
-            add("VSOCK_CID", str(machine.vsock_cid))
+        add("VSOCK_CID", str(machine.vsock_cid))
         add("SSH_ADDRESS", envfile.quote(machine.ssh_address) if machine.ssh_address else "")
         add(
             "SSH_PRIVATE_KEY_PATH",
@@ -163,12 +162,12 @@ def render(machine: Machine, version: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _written(value: str) -> str:
-    """C-escaped, as systemd-machined writes it; what its readers, who know shell quotes alone, would not get
-    back from that is quoted instead (they take an octal escape for digits).
+def _written(value: str, modern: bool) -> str:
+    """Quoted, as from 258 on; before, C-escaped, but for what its readers, who know shell quotes alone,
+    would not get back from that (they take an octal escape for digits).
     """
     plain = value.isascii() and value.isprintable() and value == value.strip(" ")
-    return c_escape(value) if plain else envfile.quote(value)
+    return c_escape(value) if plain and not modern else envfile.quote(value)
 
 
 def parse(name: str, data: bytes) -> Machine:

@@ -146,7 +146,6 @@ def _bind(w: World) -> None:
     w.program("sh", "-c", f"awk '{{print $4, $5, $6}}' /proc/{leader}/mountinfo | grep d-file")
     # Nothing recursive: what is mounted is the host's.
     undo = "umount -q /root/d; umount -q /root/d; umount -q /srv/out/d; umount -q /srv/d; "
-    undo += "umount -q /root/d-file; "
-    undo += "rmdir /root/d /srv/out/d /srv/d; rm -f /root/d-file /root/escape"
+    undo += "umount -q /root/d-file; rmdir /root/d /srv/out/d /srv/d; rm -f /root/d-file /root/escape"
     w.program("nsenter", "-t", leader, "-m", "-r", "sh", "-c", undo, note=False)
     w.program("rm", "-rf", "/srv/out", note=False)

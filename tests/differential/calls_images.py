@@ -204,9 +204,9 @@ def _clone_read_only(w: World) -> None:
 @case("image/clean the pool", (SUPER,))
 def _clean(w: World) -> None:
     w.program(
-        "sh", "-c", "cd /var/lib/machines && mv .d-hidden /srv/keep && mkdir .d-one .d-two && touch .d-one/x"
+        "sh", "-c", "cd /var/lib/machines && mv .d-hidden d-kept && mkdir .d-one .d-two && touch .d-one/x"
     )
     answer = w.bus.call(ROOT, MANAGER, "CleanPool", "s", ("hidden",))
     w.note(sorted(answer["reply"][1][0]) if "reply" in answer else answer)
     _look(w, ".d-one", ".d-two")
-    w.program("sh", "-c", "cd /var/lib/machines && rm -rf .d-one .d-two; mv /srv/keep .d-hidden")
+    w.program("sh", "-c", "cd /var/lib/machines && rm -rf .d-one .d-two; mv d-kept .d-hidden")

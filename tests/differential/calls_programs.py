@@ -115,11 +115,12 @@ def _programs() -> None:
         users = (SUPER,) if command.startswith(("enable", "start", "set-limit")) else (SUPER, USER)
         add(f"program/machinectl/{command}", asking(World.program, CTL, "--no-pager", *words), users)
     for name, argv in {
+        # Without what our own interface has: whatever stands between its heading and the next.
         "busctl introspect": [
-            "busctl",
-            "introspect",
-            "org.freedesktop.machine1",
-            "/org/freedesktop/machine1/machine/d_2dvm",
+            "sh",
+            "-c",
+            "busctl introspect org.freedesktop.machine1 /org/freedesktop/machine1/machine/d_2dvm | "
+            "awk '/^[a-z]/ {ours = /^org.machined1/} !ours {$1 = $1; print}'",
         ],
         "log-level": ["systemctl", "service-log-level", "systemd-machined.service"],
         "log-target": ["systemctl", "service-log-target", "systemd-machined.service"],
@@ -130,8 +131,13 @@ def _programs() -> None:
         "getent group": ["getent", "group", "vg-private-0", "vg-plain-0"],
         "userdbctl": ["userdbctl", "user", "vu-private-5", "--output=json"],
         "cgls": ["systemd-cgls", "-M", "private", "/init.scope"],
-        "systemctl list-machines": ["systemctl", "list-machines", "--no-pager"],
-        "loginctl": ["loginctl", "-M", "plain", "--no-pager"],
+        # How they are is not the daemon's affair.
+        "systemctl list-machines": [
+            "sh",
+            "-c",
+            "systemctl list-machines --plain --no-legend | awk '{print $1}'",
+        ],
+        "loginctl": ["loginctl", "-M", "plain", "--no-pager", "list-seats"],
         "run": ["systemd-run", "-M", "plain", "--pipe", "--wait", "--quiet", "/bin/echo", "hello"],
         "run private": ["systemd-run", "-M", "private", "--pipe", "--wait", "--quiet", "/bin/echo", "hello"],
         "run pty": ["systemd-run", "-M", "plain", "-t", "--wait", "--quiet", "/bin/echo", "hello"],
@@ -197,7 +203,7 @@ def _programs() -> None:
 def _introspect(w: World, path: str, interface: str) -> None:
     """Whether the description is understood; what is in it is another case."""
     out = w.program("varlinkctl", "introspect", path, interface, note=False)
-    w.note(sorted(line for line in out.splitlines() if line and not line.startswith("#")))
+    w.note(sorted(line for line in out.splitlines() if line and not line.strip().startswith("#")))
 
 
 _programs()

@@ -60,7 +60,6 @@ def _images() -> None:
         "remove nobody": method(f"{prefix}Remove", name="nosuch"),
         "remove bad": method(f"{prefix}Remove", name="a/b"),
         "remove host": method(f"{prefix}Remove", name=".host"),
-        "remove running": method(f"{prefix}Remove", name="plain"),
         "remove vendor's": method(f"{prefix}Remove", name="d-vendor"),
         "remove nothing": method(f"{prefix}Remove"),
         "pool": method(f"{prefix}SetPoolLimit", limit=1 << 40),

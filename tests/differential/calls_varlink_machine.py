@@ -23,7 +23,7 @@ def _changing() -> None:
         "MapFrom",
         "MapTo",
     ):
-        arguments: dict[str, dict[str, Any]] = {
+        every: dict[str, dict[str, Any]] = {
             "Kill": {"signal": 28},
             "Open": {"mode": "tty"},
             "BindMount": {"source": "/srv/nosuch"},
@@ -32,7 +32,7 @@ def _changing() -> None:
             "MapFrom": {"uid": 0},
             "MapTo": {"uid": 0},
         }
-        rest = arguments.get(name, {})
+        rest = every.get(name, {})
         rows: dict[str, dict[str, Any]] = {
             "nobody": {"name": "nosuch"},
             "nothing": {},
@@ -68,7 +68,7 @@ def _changing() -> None:
         "signal 65": {"signal": 65},
         "signal -1": {"signal": -1},
         "signal string": {"signal": "28"},
-        "signal float": {"signal": 9.5},
+        "signal float": {"signal": 28.5},
         "whom": {"signal": 28, "whom": "nosuch"},
         "whom number": {"signal": 28, "whom": 1},
         "whom empty": {"signal": 28, "whom": ""},

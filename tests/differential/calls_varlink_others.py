@@ -68,7 +68,7 @@ def _users() -> None:
             asking(World.varlink, USER_SOCKET, method(call, more=True, service=service)),
         )
         add(f"varlink/userdb/{kind}/shifted", partial(_shifted, call, key, number))
-    members: dict[str, dict[str, Any]] = {
+    memberships: dict[str, dict[str, Any]] = {
         "nothing": {},
         "user": {"userName": "vu-private-0"},
         "group": {"groupName": "vg-private-0"},
@@ -76,14 +76,14 @@ def _users() -> None:
         "bad service": {"service": "x"},
         "number": {"userName": 1},
     }
-    for label, odd_row in members.items():
+    for label, row in memberships.items():
         for more in (False, True):
             add(
                 f"varlink/userdb/memberships/{label}/{more}",
                 asking(
                     World.varlink,
                     USER_SOCKET,
-                    method(f"{prefix}GetMemberships", more=more, **{"service": service, **odd_row}),
+                    method(f"{prefix}GetMemberships", more=more, **{"service": service} | row),
                 ),
                 (SUPER,),
             )

@@ -25,7 +25,7 @@ OVERRIDES: Final = (
     "/etc/systemd/system/systemd-machined.service",
     "/etc/dbus-1/system.d/org.machined1.conf",
 )
-SECONDS: Final = 400
+SECONDS: Final = 120
 
 # {user: {case: answers}}, and what polkit was asked under the name of POLKIT.
 Answers = dict[str, dict[str, Any]]
@@ -75,7 +75,10 @@ class Stage:
         try:
             done = self.host.run(command, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired as late:
-            raise TestHostError(f"the script takes longer than {SECONDS} s: {late.stderr!r}") from None
+            case = self.host.run(["cat", f"/tmp/differential-{user}"], check=False).stdout
+            raise TestHostError(
+                f"the script takes longer than {SECONDS} s, '{case}' came last: {late.stderr!r}"
+            ) from None
         if done.stderr:
             print(done.stderr, file=sys.stderr, end="")
         if done.returncode != 0:

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Runs the script as one user inside the host (`inside run VERSION SINCE PATTERN`), or makes what it needs.
+"""Runs the script as one user inside the host (`run VERSION SINCE PATTERN`), or makes what it works on.
 
 Writes {case: answers} as JSON to standard output.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import fnmatch
 import json
 import os
 import pwd
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 from tests.differential import (
@@ -31,10 +32,7 @@ from tests.differential import (
     calls_varlink_register,
 )
 from tests.differential.wire import Bus
-from tests.differential.world import CASES, MANAGER, ROOT, World
-
-# A case that hangs is a difference, and does not keep the others from their turn.
-CASE_SECONDS: Final = 20
+from tests.differential.world import CASES, MANAGER, RECORDS, ROOT, World
 
 # Importing them is what adds their cases.
 SCRIPT: Final = (
@@ -58,7 +56,8 @@ polkit.addRule(function(action, subject) {
     if (action.id.indexOf("org.freedesktop.machine1.") != 0)
         return undefined;
     var keys = ["machine", "image", "name", "class", "verb", "user", "program", "command_line", "src",
-                "dest", "new_name", "read_only", "mode", "polkit.gettext_domain", "polkit.message"];
+                "dest",
+                "new_name", "read_only", "mode", "polkit.gettext_domain", "polkit.message"];
     var text = "diff " + subject.user + " " + action.id;
     for (var i in keys) {
         var value = action.lookup(keys[i]);
@@ -78,7 +77,7 @@ cat >/etc/polkit-1/rules.d/10-differential.rules
 # Or their addresses would be another with each daemon; link-local ones come whenever they like.
 cd /etc/systemd/nspawn
 printf '[Exec]\\nPrivateUsers=no\\n[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >plain.nspawn
-printf '[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >/etc/systemd/nspawn/private.nspawn
+printf '[Network]\\nPrivate=yes\\nVirtualEthernet=no\\n' >private.nspawn
 cd /var/lib/machines
 tree() {
     mkdir -p "$1/etc" "$1/usr/lib"
@@ -97,7 +96,7 @@ mkdir -p 'not:valid' .#temporary d-dir.raw; touch .#x.lck
 touch -d @1700000000 d-dir d-raw.raw d-ro d-empty d-file 'd blank' .d-hidden d-readonly.raw
 mkdir -p /srv/d/sub; echo text >/srv/d/file; echo more >/srv/d/sub/file; ln -s file /srv/d/link
 chmod 640 /srv/d/file; ln /srv/d/file /srv/d/hard; mkfifo /srv/d/fifo; chown -R 1000:1000 /srv/d/sub
-for part in usr/bin usr/lib etc proc sys dev; do mkdir -p /srv/nspawn/$part; done
+for directory in usr/bin usr/lib etc proc sys dev; do mkdir -p /srv/nspawn/$directory; done
 cp -a /usr/lib/os-release /srv/nspawn/usr/lib/
 cp -L /usr/bin/sleep /srv/nspawn/usr/bin/
 for library in $(ldd /usr/bin/sleep | grep -o '/[^ ]*'); do
@@ -140,9 +139,17 @@ def machines() -> None:
     bus = Bus()
     # A process of its own for the scope: it is ended with it.
     scope = _main_pid("d-scope-leader.service")
-    arguments = ("d-scope", bytes(range(16)), "diff-test", "container", scope, "", [("TasksMax", ("t", 77))])
+    arguments: tuple[object, ...] = (
+        "d-scope",
+        bytes(range(16)),
+        "diff-test",
+        "container",
+        scope,
+        "",
+        [("TasksMax", ("t", 77))],
+    )
     answers = [bus.call(ROOT, MANAGER, "CreateMachine", "sayssusa(sv)", arguments)]
-    vm = (
+    arguments = (
         "d-vm",
         bytes(range(16, 32)),
         "diff-test",
@@ -151,7 +158,7 @@ def machines() -> None:
         "/srv/root",
         [1],
     )
-    answers += [bus.call(ROOT, MANAGER, "RegisterMachineWithNetwork", "sayssusai", vm)]
+    answers += [bus.call(ROOT, MANAGER, "RegisterMachineWithNetwork", "sayssusai", arguments)]
     bus.close()
     if any("reply" not in answer for answer in answers):
         raise ValueError(f"the machines cannot be registered: {answers}")
@@ -176,32 +183,38 @@ def _main_pid(unit: str) -> int:
     return int(subprocess.run(show, check=True, capture_output=True, text=True, timeout=30).stdout)
 
 
-def _too_late(_signo: int, _frame: object) -> None:
-    raise TimeoutError(f"no end within {CASE_SECONDS} s")
+# The machines that are there for the whole run.
+STAYING: Final = ("plain", "private", "d-scope", "d-vm")
 
 
 def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
     """{case: answers} of the cases of this user."""
     user = pwd.getpwuid(os.getuid()).pw_name
-    signal.signal(signal.SIGALRM, _too_late)
     world = World(user, version, since)
     world.label(_main_pid("d-scope-leader.service"), "<scope's leader>")
     answers: dict[str, list[object]] = {}
     for case in CASES:
-        if user not in case.who or version < case.since or not fnmatch.fnmatchcase(case.name, pattern):
+        if (
+            user not in case.who
+            or not case.since <= version < case.until
+            or not fnmatch.fnmatchcase(case.name, pattern)
+        ):
             continue
         world.answers = []
+        Path(f"/tmp/differential-{user}").write_text(case.name, encoding="utf-8")
+        # One that hangs tells where, and ends the run.
+        faulthandler.dump_traceback_later(60, exit=True)
         began = time.monotonic()
-        signal.alarm(CASE_SECONDS)
         try:
             case.run(world)
         except Exception as error:
             world.answers.append(f"the case failed: {type(error).__name__}: {error}")
-        finally:
-            signal.alarm(0)
         answers[case.name] = world.answers
+        if not all((RECORDS / name).exists() for name in STAYING):
+            raise RuntimeError(f"'{case.name}' ends a machine that the cases after it need")
         if (took := time.monotonic() - began) > 2:
             print(f"{case.name} as {user} took {took:.1f} s", file=sys.stderr, flush=True)
+    faulthandler.cancel_dump_traceback_later()
     return answers
 
 

@@ -22,10 +22,7 @@ PATTERNS: Final = tuple(
         (r"\b(REALTIME|MONOTONIC)=\d+", r"\1=T"),
         (r"(Since: ).*", r"\1T"),
         (r"\.#(\S+?)[0-9a-f]{16}\b", r".#\1RANDOM"),
-        (r"(?m)^(Timestamp=).*", r"\1T"),
-        (r"\w{3} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC(; [^\n]* ago)?", "DATE"),
-        # What an interface description says to people.
-        (r"(?m)^\t*#.*\n", ""),
+        (r"(?m)^(Timestamp|TimestampMonotonic)=.*", r"\1=T"),
         # Of the daemon that dbus-daemon did not let a message pass to.
         (r'\(uid=0 pid=\d+ comm="[^"]*"\)', "(the daemon)"),
         # How far `varlinkctl` and `busctl` had read when an answer came.
@@ -37,8 +34,8 @@ PATTERNS: Final = tuple(
 class Normal:
     """The rules of one run.
 
-    `labels`: numbers that mean something, and what they are called; `since`: when this daemon took over, µs
-    of the monotonic clock.
+    `labels`: numbers that mean something, and what they are called; `since`: when this daemon took over, in
+    µs of the monotonic clock.
     """
 
     def __init__(self, labels: Mapping[int, str], since: int) -> None:

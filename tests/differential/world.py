@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a case has at hand inside the host: calls that note their answers, processes, a look at files."""
+"""What a case has at hand inside the host: calls that note their answers, processes, a look at the files."""
 
 from __future__ import annotations
 
@@ -201,7 +201,8 @@ class World:
     @contextmanager
     def child(self, label: str) -> Iterator[int]:
         """A process of the caller's, in the caller's unit."""
-        with subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL) as process:
+        quiet = subprocess.DEVNULL  # or it keeps the pipes open if it outlives the caller
+        with subprocess.Popen(["sleep", "3600"], stdout=quiet, stderr=quiet) as process:
             self.label(process.pid, label)
             try:
                 yield process.pid
@@ -232,21 +233,28 @@ def _attributes(element: ElementTree.Element) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A name, who runs it, from which version of systemd on, and what is done."""
+    """A name, who runs it, from which version of systemd on and until which, and what is done."""
 
     name: str
     run: Callable[[World], object]
     who: tuple[str, ...] = EVERYBODY
     since: int = 0
+    until: int = 1000
 
 
 CASES: Final[list[Case]] = []
 
 
-def add(name: str, run: Callable[[World], object], who: tuple[str, ...] = EVERYBODY, since: int = 0) -> None:
+def add(
+    name: str,
+    run: Callable[[World], object],
+    who: tuple[str, ...] = EVERYBODY,
+    since: int = 0,
+    until: int = 1000,
+) -> None:
     """Add a case to the script. Cases run in the order of adding."""
     assert all(case.name != name for case in CASES), f"there are two cases '{name}'"
-    CASES.append(Case(name, run, who, since))
+    CASES.append(Case(name, run, who, since, until))
 
 
 def asking(do: Callable[..., object], *arguments: Any, **more: Any) -> Callable[[World], object]:

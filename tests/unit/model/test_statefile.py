@@ -35,7 +35,8 @@ NETIF=7 8
 # As systemd-machined of 262 writes it.
 STOCK_262 = rf"""# This is private data. Do not parse.
 NAME=web
-SCOPE=machine-a\\x2db.scope
+UID=1000
+SCOPE="machine-a\\x2db.scope"
 SUBGROUP=payload
 SERVICE=systemd-nspawn
 ROOT=/var/lib/machines/web
@@ -45,7 +46,6 @@ LEADER_PIDFDID={{pidfd_id}}
 SUPERVISOR={{pid}}
 SUPERVISOR_PIDFDID={{pidfd_id}}
 CLASS=container
-UID=1000
 REALTIME=1700000000000000
 MONOTONIC=123456
 NETIF=" 7 8"
@@ -111,9 +111,10 @@ def test_the_control_address_came_with_261(version: int, written: bool) -> None:
 
 def test_what_is_unset_is_left_out() -> None:
     machine = Machine("web", MachineClass.VM, realtime=5, monotonic=6)
-    head = "# This is private data. Do not parse.\nNAME=web\nCLASS=vm\n"
-    assert render(machine, 257) == head + "REALTIME=5\nMONOTONIC=6\n"
-    assert render(machine, 262) == head + "UID=0\nREALTIME=5\nMONOTONIC=6\n"
+    head = "# This is private data. Do not parse.\nNAME=web\n"
+    tail = "CLASS=vm\nREALTIME=5\nMONOTONIC=6\n"
+    assert render(machine, 257) == head + tail
+    assert render(machine, 262) == head + "UID=0\n" + tail + "VSOCK_CID=4294967295\n"
 
 
 def test_parse_257(own: int) -> None:
