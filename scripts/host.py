@@ -69,8 +69,9 @@ def run(*command: str, fatal: bool = True) -> bool:
 
 def reload() -> None:
     """Have PID 1, the bus and polkit read what was put there or removed."""
-    # The bus before PID 1, and with patience: it looks users up, by nss-systemd also with systemd-machined, and
-    # that one asks PID 1 over the bus about its machines when PID 1 has reloaded. They wait 25 s for each other.
+    # The bus before PID 1, and with patience: it looks users up, by nss-systemd also with systemd-machined,
+    # and that one asks PID 1 over the bus about its machines when PID 1 has reloaded. They would wait 25 s
+    # for each other.
     bus = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig")
     run("busctl", "--system", "--quiet", "--timeout=60", "call", *bus)
     run("systemctl", "daemon-reload")
