@@ -27,8 +27,8 @@ PYTHON: Final = {"PYTHONPATH": "/run/fuzz"}
 PROGRAMS: Final = Path(__file__).parent.parent / "fuzz"
 # What the allocator keeps, in kB.
 MORE_MEMORY: Final = 10 * 1024
-# kB while a user does what he can.
 KEPT_DESCRIPTORS: Final = 4
+# kB while a user does what he can.
 MOST_MEMORY: Final = 160 * 1024
 VARLINK: Final = "/run/systemd/machine/io.systemd.Machine"
 COMPLAINTS: Final = ("Traceback", "unhandled", "never retrieved", "never awaited", "Task exception")
@@ -94,7 +94,7 @@ class Host:
 
     def quiet(self) -> tuple[int, int, list[str]]:
         """The load when it does not change any more."""
-        # What a flood has left in the queue is worked off first; how long that takes is the machine's affair.
+        # What a flood has left in the queue is worked off first, however long that takes.
         ping = ["busctl", "--timeout=120", "call", NAME, ROOT, "org.freedesktop.DBus.Peer", "Ping"]
         self.managed.host.run(ping, timeout=130)
         # A connection to the guest is made once and kept.
