@@ -95,10 +95,6 @@ def machine(value: str) -> str:
     return value
 
 
-def property_names(value: str) -> str:
-    return value
-
-
 def signal_name(value: str) -> str:
     """Checked at once, a wrong name is reported before any call. "help" and "list" print them all."""
     from . import signals

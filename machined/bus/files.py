@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from machined.bus.call import Call
@@ -22,8 +22,6 @@ from machined.model.machine import Machine
 ACTION: Final = "org.freedesktop.machine1.manage-machines"
 # The flag of the …WithFlags methods: replace files that are there.
 REPLACE: Final = 1
-
-Copier = Callable[[Call, Core, Machine, str, str], Awaitable[None]]
 
 
 async def bind_mount(

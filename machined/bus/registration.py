@@ -28,8 +28,6 @@ from machined.model.request import (
 CREATE: Final = "org.freedesktop.machine1.create-machine"
 # Not among polkit's actions, so root's alone.
 CREATE_EX: Final = "org.freedesktop.machine1.create-machines"
-# Since then a machine that comes by D-Bus without a CID has 0 for one.
-EX_SINCE: Final = 259
 REGISTER: Final = "org.freedesktop.machine1.register-machine"
 
 

@@ -12,7 +12,6 @@ from tests.differential.world import MACHINE, SUPER, TRUSTED, World, add, asking
 
 # The leader's root, as the host sees it; nspawn's own mounts are not in the way below /root.
 INSIDE: Final = "/root/d"
-OUTSIDE: Final = "/srv/d"
 
 _FAULTS: Final[dict[str, tuple[str, str]]] = {
     "relative source": ("srv/d", INSIDE),
