@@ -13,6 +13,7 @@ from typing import Final
 
 from machined.linux import statx
 from machined.linux.fds import OwnedFd
+from machined.linux.filedata import copy_data
 from machined.linux.syscalls import AT_FDCWD
 
 # <linux/fs.h>
@@ -21,14 +22,12 @@ NO_COPY_ON_WRITE: Final = 0x0080_0000
 _LONG: Final = struct.calcsize("l")
 _GETFLAGS: Final = 2 << 30 | _LONG << 16 | ord("f") << 8 | 1
 _SETFLAGS: Final = 1 << 30 | _LONG << 16 | ord("f") << 8 | 2
-_FICLONE: Final = 1 << 30 | 4 << 16 | 0x94 << 8 | 9
 _BLKROSET, _BLKROGET, _BLKGETSIZE64 = 0x125D, 0x125E, 2 << 30 | _LONG << 16 | 0x12 << 8 | 114
 _BTRFS_DEFRAG: Final = 1 << 30 | 4096 << 16 | 0x94 << 8 | 2
 _RENAME_NOREPLACE: Final = 1
 _LOOK: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Written by importers: 64 bits, little endian, µs.
 CREATED: Final = "user.crtime_usec"
-_CHUNK: Final = 64 * 1024 * 1024
 
 
 def attributes(path: str) -> int:
@@ -80,35 +79,6 @@ def created_usec(path: str) -> int:
     return min(filter(None, (recorded, statx.birth_time_usec(path))), default=0)
 
 
-def copy_data(source: int, target: int) -> None:
-    """Copy all data of a regular file: shared where the file system can, holes stay holes."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-        return
-    except OSError as error:
-        shared_not = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY, errno.EPERM}
-        if error.errno not in shared_not:
-            raise
-    size = os.fstat(source).st_size
-    end = 0
-    while end < size:
-        try:
-            place = os.lseek(source, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break  # nothing but a hole is left
-        end = os.lseek(source, place, os.SEEK_HOLE)
-        os.lseek(source, place, os.SEEK_SET)
-        os.lseek(target, place, os.SEEK_SET)
-        while place < end:
-            done = os.sendfile(target, source, None, min(end - place, _CHUNK))
-            if not done:
-                raise OSError(errno.EIO, "the file shrank while it was copied")
-            place += done
-    os.ftruncate(target, size)
-
-
 def copy_file(source: str, target: str, mode: int, *, keep_created: bool = False) -> None:
     """A new file with a regular file's data, of this mode whatever the umask. FileExistsError."""
     with OwnedFd(os.open(source, _LOOK)) as old:
@@ -116,7 +86,10 @@ def copy_file(source: str, target: str, mode: int, *, keep_created: bool = False
             raise OSError(errno.EBADFD, "not a regular file", source)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with OwnedFd(os.open(target, flags, 0o600)) as new:
-            copy_data(old.fileno(), new.fileno())
+            size = os.fstat(old.fileno()).st_size
+            copy_data(old.fileno(), new.fileno(), size)
+            if os.fstat(old.fileno()).st_size < size:
+                raise OSError(errno.EIO, "the file shrank while it was copied")
             if keep_created and (created := created_usec(source)):
                 with contextlib.suppress(OSError):
                     os.setxattr(new.fileno(), CREATED, created.to_bytes(8, "little"))

@@ -9,20 +9,16 @@ import errno
 import json
 import logging
 import marshal
-import os
-import signal
 import socket
-import subprocess
-import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from machined.linux import nshelper
 from machined.linux.fds import FdSet, recv_with_fds, send_with_fds
+from machined.linux.interpreter import Interpreter, program
 from machined.linux.process import PidRef
 from machined.linux.zygote import Zygote
 
@@ -40,19 +36,7 @@ TIMEOUT = 25.0
 
 _REPLY_MAX = 4 * 1024 * 1024
 _REAP_PATIENCE = 1.0
-_PACKAGES = str(Path(__file__).parent.parent.parent)
-# Imported from the package rather than run by path: only imported modules have their byte code cached.
-_PROGRAM = """\
-import sys
-sys.path.append(sys.argv[1])
-from machined.linux.nshelper import main
-main(int(sys.argv[2]))
-"""
-_ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "SYSTEMD_BYPASS_USERDB": "1",
-}
+_PROGRAM = program("machined.linux.nshelper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,35 +161,16 @@ class _Process(_Child):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         super().__init__(ours)
         try:
-            # Popen rather than asyncio's subprocesses: those are reaped behind our back (on 3.11 by a
-            # thread), and a process group may only be signalled while its leader is not reaped.
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, _PACKAGES, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT,
-                cwd="/",
-                process_group=0,
-            )
+            self._interpreter = Interpreter(_PROGRAM, theirs)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-        loop = asyncio.get_running_loop()
-        self.gone = loop.create_future()
-        self._ref = PidRef.open(self._process.pid)
-        self._ref.watch(loop, self._reap)
-
-    def _reap(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # the last chance to name what it may have forked
-        self._process.wait()
-        self._ref.close()
-        self.gone.set_result(self._process.returncode)
+        self.gone = self._interpreter.gone
 
     def _kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self._interpreter.kill()
 
     async def end(self) -> None:
         """As in the base class, at once: nobody else reaps it."""
@@ -242,7 +207,7 @@ class _Keeper:
     def begin(self) -> Zygote:
         """The zygote, started if there is none. Raises OSError."""
         if self._zygote is None or not self._zygote.alive:
-            self._zygote = Zygote(_PACKAGES, _ENVIRONMENT)
+            self._zygote = Zygote()
         return self._zygote
 
     def child(self) -> _Child:

@@ -11,32 +11,17 @@ import contextlib
 import errno
 import marshal
 import os
-import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, Final
 
-from machined.linux.process import PidRef
+from machined.linux.interpreter import Interpreter, program
 
 LIMIT: Final = 64
 """So many operations are under way at a time, as with systemd-machined."""
 GRACE: Final = 5.0
 """Seconds an operation has to take back what it began, before it is killed."""
 _REPLY_MAX: Final = 4 * 1024 * 1024
-_PACKAGES: Final = str(Path(__file__).parent.parent.parent)
-_PROGRAM: Final = """\
-import sys
-sys.path.append(sys.argv[1])
-from machined.linux.workerchild import main
-main()
-"""
-_ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "SYSTEMD_BYPASS_USERDB": "1",
-}
+_PROGRAM: Final = program("machined.linux.workerchild")
 
 
 class TooManyError(Exception):
@@ -102,7 +87,7 @@ async def _operate(operation: str, args: tuple[Any, ...], timeout: float | None)
             async with asyncio.timeout(timeout):
                 await child.send(marshal.dumps((operation, args)))
                 answer = await child.receive()
-                await child.gone
+                await asyncio.shield(child.gone)
         except TimeoutError:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
     finally:
@@ -117,39 +102,20 @@ async def _operate(operation: str, args: tuple[Any, ...], timeout: float | None)
 
 
 class _Child:
-    """One process, from its start to its reaping."""
+    """One process, and what is said to it."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             ours.setblocking(False)
-            # Popen rather than asyncio's subprocesses: a process group may only be signalled while its
-            # leader is not reaped.
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, _PACKAGES],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env=_ENVIRONMENT,
-                cwd="/",
-                process_group=0,
-            )
+            self._interpreter = Interpreter(_PROGRAM, theirs)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
         self._sock = ours
-        loop = asyncio.get_running_loop()
-        self.gone: asyncio.Future[None] = loop.create_future()
-        self._ref = PidRef.open(self._process.pid)
-        self._ref.watch(loop, self._reap)
-
-    def _reap(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # the last chance to name what it may have started
-        self._process.wait()
-        self._ref.close()
-        if not self.gone.done():
-            self.gone.set_result(None)
+        self.gone = self._interpreter.gone
 
     async def send(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -172,12 +138,12 @@ class _Child:
         self._sock.close()
         if self.gone.done():
             return
-        self._process.send_signal(signal.SIGTERM)
+        self._interpreter.terminate()
         waiting = asyncio.ensure_future(asyncio.wait([self.gone], timeout=GRACE))
         try:
             await asyncio.shield(waiting)
         finally:
             if not self.gone.done():
-                os.killpg(self._process.pid, signal.SIGKILL)
+                self._interpreter.kill()
                 await asyncio.wait([self.gone], timeout=GRACE)
             await asyncio.wait([waiting])

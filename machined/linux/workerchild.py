@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The process of one long operation: reads what to do from its standard input, a socket, and answers there.
+"""The process of one long operation: reads what to do from a socket, and answers there.
 
 It is started for every operation: import nothing here that is not needed for all of them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import importlib
 import marshal
@@ -15,25 +14,25 @@ import signal
 import sys
 from typing import Any
 
+from machined.linux.syscalls import die_with_parent
+
 _ALLOWED = "machined.linux."
-# <linux/prctl.h>
-_PR_SET_PDEATHSIG = 1
 
 
-def _receive(size: int) -> bytes:
+def _receive(sock: int, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        packet = os.read(0, size - len(data))
+        packet = os.read(sock, size - len(data))
         if not packet:
             sys.exit(1)
         data += packet
     return data
 
 
-def _answer(number: int, value: Any) -> None:
+def _answer(sock: int, number: int, value: Any) -> None:
     data = marshal.dumps((number, value))
     while data:
-        data = data[os.write(0, data) :]
+        data = data[os.write(sock, data) :]
 
 
 def _stop(signo: int, frame: object) -> None:
@@ -42,18 +41,18 @@ def _stop(signo: int, frame: object) -> None:
     sys.exit(1)
 
 
-def main() -> None:
-    """Do the operation and end."""
+def main(sock: int) -> None:
+    """Do the operation that comes in on this socket and end."""
     # Nothing goes on behind the back of a daemon that was killed, but what was begun is taken back.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGTERM, _stop)
     os.umask(0o022)
-    operation, args = marshal.loads(_receive(int.from_bytes(_receive(8), "little")))
+    operation, args = marshal.loads(_receive(sock, int.from_bytes(_receive(sock, 8), "little")))
     module, _, function = operation.partition(":")
     assert module.startswith(_ALLOWED)
     try:
         value = getattr(importlib.import_module(module), function)(*args)
     except OSError as error:
-        _answer(error.errno or errno.EIO, error.strerror or str(error))
+        _answer(sock, error.errno or errno.EIO, error.strerror or str(error))
     else:
-        _answer(0, value)
+        _answer(sock, 0, value)

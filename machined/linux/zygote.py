@@ -14,21 +14,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Mapping
 from typing import Final
 
 from machined.linux.fds import OwnedFd, recv_with_fds, send_with_fds
+from machined.linux.interpreter import program, start
 from machined.linux.nszygote import number, packed
 
 log = logging.getLogger(__name__)
 
-_PROGRAM: Final = """\
-import sys
-sys.path.append(sys.argv[1])
-from machined.linux.nszygote import main
-main(int(sys.argv[2]))
-"""
+_PROGRAM: Final = program("machined.linux.nszygote")
 # What a job that went down with the zygote is said to have ended with.
 LOST: Final = -signal.SIGKILL
 _END_PATIENCE: Final = 2.0
@@ -66,7 +60,7 @@ class Job:
 class Zygote:
     """One such process. When it dies, `alive` says so, and the next job needs another."""
 
-    def __init__(self, packages: str, environment: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         """Raises OSError."""
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[int, Job] = {}
@@ -74,15 +68,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _PROGRAM, packages, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    env=dict(environment),
-                    cwd="/",
-                    process_group=0,
-                )
+                self._process = start(_PROGRAM, theirs)
             except BaseException:
                 ours.close()
                 raise
