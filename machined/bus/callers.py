@@ -37,7 +37,9 @@ class Callers:
         self._bus = bus
         self._known: OrderedDict[str, Credentials] = OrderedDict()
         self._pinned: OrderedDict[str, PidRef] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[Credentials]] = {}
+        # Those of them that have left meanwhile: their answer is not remembered, or it would be for good.
+        self._left: set[str] = set()
 
     def known(self, sender: str) -> Credentials | None:
         """What is remembered, without asking."""
@@ -45,8 +47,9 @@ class Callers:
 
     async def credentials(self, sender: str) -> Credentials:
         """Raises MachineError (ACCESS_DENIED) when the sender has left already."""
-        while (found := self._known.get(sender)) is None:
-            await self._ask(sender)
+        found = self._known.get(sender)
+        if found is None:
+            return await self._ask(sender)
         self._known.move_to_end(sender)
         return found
 
@@ -63,15 +66,19 @@ class Callers:
         # dbus-daemon before 1.15 hands out no pidfd: a window for a reused pid remains there.
         return PidRef.open(credentials.pid)
 
-    async def _ask(self, sender: str) -> None:
+    async def _ask(self, sender: str) -> Credentials:
         """However many calls come before the answer, there is one question."""
         task = self._asking.get(sender)
         if task is None:
             task = self._asking[sender] = asyncio.ensure_future(self._query(sender))
-            task.add_done_callback(lambda _: self._asking.pop(sender, None))
-        await asyncio.shield(task)
+            task.add_done_callback(lambda _: self._answered(sender))
+        return await asyncio.shield(task)
 
-    async def _query(self, sender: str) -> None:
+    def _answered(self, sender: str) -> None:
+        self._asking.pop(sender, None)
+        self._left.discard(sender)
+
+    async def _query(self, sender: str) -> Credentials:
         try:
             body, fds = await self._bus.request_with_fds(
                 DBUS, DBUS_PATH, DBUS, "GetConnectionCredentials", "s", [sender]
@@ -84,13 +91,15 @@ class Callers:
             values = body[0]
             if "UnixUserID" not in values or "ProcessID" not in values:
                 raise MachineError(Problem.ACCESS_DENIED, "The bus does not tell who sent this request.")
-            if "ProcessFD" in values:
+            found = Credentials(values["UnixUserID"].value, values["ProcessID"].value, "ProcessFD" in values)
+            if sender in self._left:
+                return found
+            if found.pinnable:
                 self._pin(sender, fds.steal(values["ProcessFD"].value))
-        self._known[sender] = Credentials(
-            values["UnixUserID"].value, values["ProcessID"].value, "ProcessFD" in values
-        )
+        self._known[sender] = found
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
+        return found
 
     def _pin(self, sender: str, pidfd: int) -> None:
         try:
@@ -109,6 +118,8 @@ class Callers:
 
     def left(self, sender: str) -> None:
         """The sender is not on the bus any more."""
+        if sender in self._asking:
+            self._left.add(sender)
         self._known.pop(sender, None)
         self._unpin(sender)
 

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from machined.bus import callers as module
-from machined.bus.callers import Callers
+from machined.bus.callers import Callers, Credentials
 from machined.bus.connection import Bus
 from machined.model.errors import MachineError, Problem
 from tests.fakes.service import Served
@@ -23,9 +23,9 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     real = Callers._query
 
-    async def query(callers: Callers, sender: str) -> None:
+    async def query(callers: Callers, sender: str) -> Credentials:
         found.append(sender)
-        await real(callers, sender)
+        return await real(callers, sender)
 
     monkeypatch.setattr(Callers, "_query", query)
     return found
@@ -57,6 +57,22 @@ async def test_forgotten_when_it_leaves(service: Served, callers: Callers) -> No
     other.bus.close()
     await until(lambda: callers.known(name) is None)
     assert name not in callers._pinned
+
+
+async def test_one_who_leaves_while_it_is_asked(service: Served, callers: Callers) -> None:
+    """Nobody would tell again that it has left: what is kept for it would be kept for good."""
+    other = await service.connect()
+    name = other.bus.unique_name
+    assert name is not None
+    before = len(descriptors())
+    asked = asyncio.ensure_future(callers.credentials(name))
+    await asyncio.sleep(0)
+    callers.left(name)
+    assert (await asked).uid == os.geteuid()
+    assert callers.known(name) is None
+    assert name not in callers._pinned
+    assert len(descriptors()) == before
+    assert not callers._left
 
 
 async def test_the_process(service: Served, callers: Callers, queries: list[str]) -> None:

@@ -27,7 +27,6 @@ PYTHON: Final = {"PYTHONPATH": "/run/fuzz"}
 PROGRAMS: Final = Path(__file__).parent.parent / "fuzz"
 # What the allocator keeps, in kB.
 MORE_MEMORY: Final = 10 * 1024
-KEPT_DESCRIPTORS: Final = 4
 # kB while a user does what he can.
 MOST_MEMORY: Final = 160 * 1024
 VARLINK: Final = "/run/systemd/machine/io.systemd.Machine"
@@ -120,8 +119,7 @@ class Host:
         now = self.settled(lambda n: n[0] <= load[0] and n[1] <= load[1] + MORE_MEMORY and not n[2])
         print(f"descriptors {load[0]} -> {now[0]}, memory {load[1]} -> {now[1]} kB")
         assert managed.daemon_pid() == self.pid
-        # Some are kept for a guest that was asked, and for a caller until the bus says that it has left.
-        assert now[0] <= load[0] + KEPT_DESCRIPTORS, f"seed {SEED!r}: descriptors {load[0]} -> {now[0]}"
+        assert now[0] <= load[0], f"seed {SEED!r}: descriptors {load[0]} -> {now[0]}"
         assert now[1] <= load[1] + MORE_MEMORY, f"seed {SEED!r}: memory {load[1]} -> {now[1]} kB"
         assert now[2] == []
         after = self.same()
