@@ -231,7 +231,8 @@ async def _run_ex(
     call: Call, core: Core, name: str, properties: Sequence[Any], scope: Sequence[Any] | None
 ) -> str:
     _checked(core, {Field.NAME: name}, [Field.NAME])
-    given: dict[Field, Any] = {Field.NAME: name}
+    # What systemd-machined has for a machine that comes this way without a CID; its record has none then.
+    given: dict[Field, Any] = {Field.NAME: name, Field.VSOCK_CID: 0}
     values: dict[str, Any] = {}
     for key, variant in properties:
         expected = _EX_KEYS.get(key)

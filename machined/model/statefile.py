@@ -151,7 +151,7 @@ def render(machine: Machine, version: int) -> str:
         joined = " ".join(map(str, machine.ifindices))
         lines.append(f'NETIF=" {joined}"' if modern else f"NETIF={joined}")
     if modern:
-        add("VSOCK_CID", str(machine.vsock_cid))
+        add("VSOCK_CID", str(machine.vsock_cid or ""))
         add("SSH_ADDRESS", envfile.quote(machine.ssh_address) if machine.ssh_address else "")
         add(
             "SSH_PRIVATE_KEY_PATH",
