@@ -22,7 +22,6 @@ image/life/d-raw
 lifecycle/register, the leader dies and the unit stays
 lifecycle/register/odd root
 lifecycle/register/odd service
-lifecycle/scope/several
 program/machinectl/image-status .d-hidden
 program/machinectl/image-status .host
 program/machinectl/image-status d-dir
