@@ -173,7 +173,7 @@ def test_as_root(fuzzed: Host) -> None:
     fuzzed.check(before, load, cursor)
 
 
-# dbus-daemon keeps up to 120 MB of calls that want no answer: some 12 s of work (18,000 a second), and root's
+# dbus-daemon keeps 120 MB of calls that want no answer: some 12 s of work (18,000 a second), and root's
 # calls wait behind them. On a slow machine that is longer than a client waits.
 SLOW_AFTER_WAITS: Final = pytest.mark.xfail(
     reason="a backlog in the bus is worked off too slowly", strict=False
