@@ -17,7 +17,7 @@ import socket
 import struct
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -316,10 +316,42 @@ def _parse(data: bytes) -> dict[str, Any]:
     """
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
         raise ValueError("the message is nested too deeply")
-    message = json.loads(data)
+    message = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_no_number)
+    if b"\\u" in data and not all(map(_is_text, _strings(message))):
+        raise ValueError("the message has a string that is no text")
     if not isinstance(message, dict) or not isinstance(message.get("method"), str):
         raise ValueError("the message is no method call")
     return message
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a key that is there twice: who else reads the message may take the other one."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object of the message has the same key twice")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"'{text}' is no JSON")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a parsed message, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        yield from value
+        for item in value.values():
+            yield from _strings(item)
+
+
+def _is_text(text: str) -> bool:
+    """Whether a string that was written with escapes is UTF-8 that C can hold."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _too_deep(data: bytes) -> bool:

@@ -117,7 +117,6 @@ async def test_what_is_done(client: VarlinkClient, jobs: list[tuple[str, dict[st
         ({"source": "here"}, "source"),
         ({"source": "/here/../there"}, "source"),
         ({"source": "/here//there"}, "source"),
-        ({"source": "/\ud800"}, "source"),
         ({"source": "/" + "a" * 256}, "source"),
         ({"source": "/a", "destination": ""}, "destination"),
         ({"source": "/a", "destination": None}, "destination"),

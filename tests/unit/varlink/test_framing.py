@@ -136,9 +136,25 @@ def test_spellings(spelled: str, field: str) -> None:
             assert given_back in (0, 1, True, None, [])
 
 
-def test_of_equal_keys_the_last_counts() -> None:
-    data = b'{"method":"a.B","method":"org.x.Y.Echo","parameters":{"number":1,"number":2}}\0'
-    assert served(data, []) == [{"parameters": {"number": 2}}]
+@pytest.mark.parametrize(
+    "text",
+    [
+        rb'{"method":"a.B","method":"org.x.Y.Echo"}',
+        rb'{"method":"org.x.Y.Echo","parameters":{"number":1,"number":2}}',
+        rb'{"method":"org.x.Y.Echo","parameters":{"text":"\u0000"}}',
+        rb'{"method":"org.x.Y.Echo","parameters":{"list":["\ud800"]}}',
+        rb'{"method":"org.x.Y.Echo","parameters":{"\udc00":1}}',
+        rb'{"method":"org.x.Y.Echo","parameters":{"number":NaN}}',
+        b'{"method":"org.x.Y.Echo","parameters":{"text":"\xed\xa0\x80"}}',
+    ],
+)
+def test_what_systemd_does_not_read_ends_the_connection(text: bytes) -> None:
+    assert served(text + b"\0", []) == []
+
+
+def test_a_pair_of_surrogates_is_one_character() -> None:
+    data = rb'{"method":"org.x.Y.Echo","parameters":{"text":"\ud83d\ude00"}}' + b"\0"
+    assert served(data, []) == [{"parameters": {"text": "😀"}}]
 
 
 @given(st.integers(1, 3 * server.MAX_DEPTH), st.sampled_from(['{"a":', "[", '{"\\"[":[']), st.booleans())
