@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from machined.linux import envfile
-from machined.linux.escape import c_escape
+from machined.linux.escape import c_escape, c_unescape
 from machined.linux.process import PidRef
 from machined.model.machine import NO_VSOCK_CID, Machine, MachineClass
 from machined.model.names import is_machine_name
@@ -27,6 +27,8 @@ DIRECTORY: Final = Path("/run/systemd/machines")
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 # Our own files have a dozen short keys; a larger one was not written by any machined.
 MAX_SIZE: Final = 64 * 1024
+# The values that systemd before 258 escapes.
+_ESCAPED: Final = frozenset({"SCOPE", "SERVICE", "ROOT"})
 
 
 class StateDirectory:
@@ -163,11 +165,25 @@ def render(machine: Machine, version: int) -> str:
 
 
 def _written(value: str, modern: bool) -> str:
-    """Quoted, as from 258 on; before, C-escaped, but for what its readers, who know shell quotes alone,
-    would not get back from that (they take an octal escape for digits).
+    """As the host's version writes it: quoted from 258 on, C-escaped before."""
+    return envfile.quote(value) if modern else c_escape(value)
+
+
+def _read(data: bytes) -> dict[str, str]:
+    """The values of a record, whichever of the two ways they were written in.
+
+    Readers before 258 know quotes alone: a name that is not plain ASCII comes back to them maimed.
     """
-    plain = value.isascii() and value.isprintable() and value == value.strip(" ")
-    return c_escape(value) if plain and not modern else envfile.quote(value)
+    values = envfile.parse(data)
+    if b'="' in data:
+        # A quoted value may have line breaks in it: its lines are not the record's.
+        return values
+    for line in data.decode(errors="replace").split("\n"):
+        key, _, raw = line.partition("=")
+        if key in _ESCAPED and key in values:
+            with contextlib.suppress(ValueError):
+                values[key] = c_unescape(raw)
+    return values
 
 
 def parse(name: str, data: bytes) -> Machine:
@@ -175,7 +191,7 @@ def parse(name: str, data: bytes) -> Machine:
 
     The leader is pinned when it is still the same process; `leader_pid` is set in any case.
     """
-    values = envfile.parse(data)
+    values = _read(data)
     if values.get("NAME", name) != name:
         raise ValueError(f"it says that it is of '{values['NAME']}'")
     machine = Machine(name=name, cls=MachineClass(values.get("CLASS", MachineClass.CONTAINER)))

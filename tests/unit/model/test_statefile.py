@@ -204,14 +204,24 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs", 
         (r"/a\b", r"ROOT=/a\\b"),
         ("/it's", r"ROOT=/it\'s"),
         ("/a b", "ROOT=/a b"),
-        ("/größe", "ROOT=/größe"),
-        ("/a\nID=0", 'ROOT="/a\nID=0"'),
+        ("/a b ", "ROOT=/a b "),
+        ("/größe", r"ROOT=/gr\303\266\303\237e"),
+        ("/a\nID=0", r"ROOT=/a\nID=0"),
+        ('/"a"', r"ROOT=/\"a\""),
     ],
 )
-def test_escapes_are_those_that_readers_of_shell_quotes_undo(root: str, line: str) -> None:
+def test_escapes_before_258_are_those_of_c(root: str, line: str) -> None:
     text = render(Machine("web", MachineClass.CONTAINER, root_directory=root), 257)
     assert f"\n{line}\n" in text
     assert parse("web", text.encode()).root_directory == root
+
+
+def test_lines_of_a_quoted_value_are_not_the_record_s() -> None:
+    """Whoever registers a machine must not have the daemon take another unit for it after a restart."""
+    machine = Machine("web", MachineClass.CONTAINER, unit="own.service")
+    machine.service = "x\nSCOPE=other\\x2ds.service"
+    again = parse("web", render(machine, 262).encode())
+    assert (again.unit, again.service) == (machine.unit, machine.service)
 
 
 @given(service=TEXT, root=TEXT, ssh=TEXT, unit=TEXT, version=st.sampled_from([257, 258, 262]))
