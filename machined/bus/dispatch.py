@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import sys
 from collections import Counter
 from collections.abc import Coroutine, Iterator
@@ -50,6 +51,14 @@ MAX_CALLS: Final = 2048
 FEW_CALLS: Final = 8
 
 
+# What sd-bus of 258 and later escapes in the text of an error (line breaks and tabs it leaves).
+_CONTROL: Final = re.compile("[\x01-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in match[0].encode())
+
+
 class Refusal(Exception):
     """An answer of the dispatcher itself: error name (without its prefix) and text."""
 
@@ -77,8 +86,10 @@ def spawn(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]
 class Dispatcher:
     """Serves the objects it is given on one connection."""
 
-    def __init__(self, bus: Bus, authority: Authority) -> None:
+    def __init__(self, bus: Bus, authority: Authority, version: int = 257) -> None:
+        """`version` is that of the systemd whose answers are given."""
         self._bus = bus
+        self._modern = version >= 258
         self._authority = authority
         self._callers = Callers(bus)
         self._fixed: dict[str, Fixed] = {}
@@ -199,6 +210,8 @@ class Dispatcher:
 
     def _reply_error(self, call: Call, name: str, text: str) -> None:
         if call.wants_reply:
+            if self._modern:
+                text = _CONTROL.sub(_escaped, text)
             self._bus.send_message(
                 Message(
                     message_type=MessageType.ERROR,

@@ -32,6 +32,9 @@ async def _get_machine_by_pid(call: Call, core: Core, pid: int) -> str:
     try:
         process = await call.process() if pid == 0 else PidRef.open(pid)
     except (ProcessLookupError, OverflowError):
+        # The unit of a machine may outlive its leader, which it is known by for as long.
+        if (late := core.registry.by_late_leader(pid)) is not None:
+            return machine_path(late.name)
         raise _no_machine(pid) from None
     with process:
         machine = core.registry.of_process(process)

@@ -7,8 +7,11 @@ answer.
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from machined.bus.call import Call
@@ -60,8 +63,19 @@ async def kill(call: Call, core: Core, machine: Machine, whom: str, signo: int) 
     await core.registrar.kill(machine, whom, signo)
 
 
+@contextmanager
+def _of_the_living(core: Core, failed: str) -> Iterator[None]:
+    """A machine outlives its leader while its unit is there. Before 258 it is files that are missing."""
+    try:
+        yield
+    except ProcessLookupError as error:
+        code = errno.ESRCH if core.version >= 258 else errno.ENOENT
+        raise OSError(code, f"{failed}{os.strerror(code)}") from error
+
+
 async def addresses(call: Call, core: Core, machine: Machine) -> list[list[Any]]:
-    return [_wire_address(address) for address in await core.guests.addresses(machine)]
+    with _of_the_living(core, "Failed to get addresses: "):
+        return [_wire_address(address) for address in await core.guests.addresses(machine)]
 
 
 def _wire_address(address: Address) -> list[Any]:
@@ -73,7 +87,8 @@ async def os_release(call: Call, core: Core, machine: Machine) -> dict[str, str]
         await _authorize(
             call, core, machine, "inspect-machines", {"verb": "get_os_release"}, owner_may=False
         )
-    return dict(await core.guests.os_release(machine))
+    with _of_the_living(core, "Failed to get OS release: "):
+        return dict(await core.guests.os_release(machine))
 
 
 def uid_shift(call: Call, core: Core, machine: Machine) -> int:
@@ -89,7 +104,9 @@ def ssh_info(call: Call, core: Core, machine: Machine) -> tuple[str, str]:
 async def root_directory(call: Call, core: Core, machine: Machine) -> int:
     details = {"verb": "open_root_directory"}
     await _authorize(call, core, machine, "manage-machines", details, owner_may=False)
-    return call.attach(await core.guests.root_directory(machine))
+    failed = f"Failed to open root directory of machine '{machine.name}': " if core.version >= 258 else ""
+    with _of_the_living(core, failed):
+        return call.attach(await core.guests.root_directory(machine))
 
 
 def _hand_over(call: Call, terminal: Terminal) -> tuple[int, str]:

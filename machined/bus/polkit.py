@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -140,10 +142,8 @@ class Polkit:
             )
             raise
         except (RemoteError, ConnectionError) as error:
-            log.debug("polkit did not answer about %s: %s", action, error)
-            raise MachineError(
-                Problem.ACCESS_DENIED, f"Access denied: polkit did not answer about {action}."
-            ) from error
+            log.warning("polkit does not say who may do %s, so nobody may but root: %s", action, error)
+            raise MachineError(Problem.ACCESS_DENIED, os.strerror(errno.EACCES)) from error
         finally:
             self._questions -= 1
             self._of_user[uid] -= 1

@@ -303,11 +303,14 @@ def _named_leader(call: Call, values: Mapping[str, Any]) -> PidRef:
         return leader
     try:
         number = call.fds.peek(values["LeaderPIDFD"])
-        leader = PidRef.adopt(os.dup(number))
-    except ProcessLookupError as error:
-        raise MachineError(Problem.PROCESS_UNKNOWN, "Failed to parse PIDFD: No such process") from error
-    except (IndexError, OSError) as error:
+    except IndexError as error:
         raise invalid("Failed to parse PIDFD: Bad file descriptor") from error
+    try:
+        leader = PidRef.adopt(os.dup(number))
+    except OSError as error:
+        # To one that is no pidfd, the ioctl that tells of a process is unknown.
+        code = errno.ESRCH if error.errno == errno.ESRCH else errno.ENOTTY
+        raise OSError(code, f"Failed to parse PIDFD {number}: {os.strerror(code)}") from error
     problem = ""
     if pid and leader.pid != pid:
         problem = "LeaderPID and LeaderPIDFD refer to different processes"

@@ -42,7 +42,7 @@ class BusService:
         self._core = core
         self._systemd = systemd
         self._polkit = Polkit(bus, core.version)
-        self.dispatcher = Dispatcher(bus, self._polkit)
+        self.dispatcher = Dispatcher(bus, self._polkit, core.version)
         self.lost_name: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._states: deque[tuple[str, State, State]] = deque()
         self._manager = manager1.table(core.version)

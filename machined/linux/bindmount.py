@@ -111,9 +111,11 @@ def _attach(mount: int, place: int, path: str, directory: bool) -> None:
 
 def perform(target: Target, arguments: dict[str, Any], _fds: list[int]) -> Answer:
     """Bind arguments["source"] of ours to arguments["destination"] of the target. Raises OSError."""
+    if target.shares("mnt"):  # it would be a mount on the host
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     mount, directory = clone(arguments["source"], arguments["read_only"])
     target.enter(("mnt",), root=True)
-    if "mnt" not in target.entered:  # it would be a mount on the host
+    if "mnt" not in target.entered:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     os.umask(0)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

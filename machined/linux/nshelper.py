@@ -80,6 +80,16 @@ class Target:
             return -1  # entering our own user namespace is even refused
         return os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
 
+    def shares(self, kind: str) -> bool:
+        """Whether its namespace of this kind is ours. One that is gone shares none: enter() says so."""
+        try:
+            fd = self._open(kind)
+        except FileNotFoundError:
+            return False
+        if fd >= 0:
+            os.close(fd)
+        return fd < 0
+
     def enter(self, kinds: tuple[str, ...], root: bool) -> None:
         """Join the namespaces (user last: it takes our power over the others away) and become root there."""
         if not self.pid:

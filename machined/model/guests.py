@@ -17,7 +17,7 @@ from machined.linux.addresswatch import AddressWatch
 from machined.linux.fds import OwnedFd
 from machined.linux.netlink import Address
 from machined.linux.process import PidRef
-from machined.model.errors import MachineError, Problem, not_supported
+from machined.model.errors import MachineError, Problem, no_such_process, not_supported
 from machined.model.machine import Machine, MachineClass
 from machined.model.metadata import Entry, Metadata
 from machined.model.preflight import OS_RELEASE_PATHS
@@ -63,7 +63,7 @@ class Guests:
             entry = self._metadata.entry(machine)
             if machine.leader is None:
                 self._metadata.forget(machine)
-                raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
+                raise no_such_process()
             if entry.addresses is None:
                 entry.addresses = AddressWatch(socket.socket(fileno=fds.steal(0)))
 
@@ -126,8 +126,8 @@ class Guests:
         leader = container_leader(machine, "UID/GID shift may only be determined for container machines.")
         try:
             users, groups = process.id_map(leader.pid, "uid"), process.id_map(leader.pid, "gid")
-        except FileNotFoundError:
-            return 0  # a kernel without user namespaces
+        except (FileNotFoundError, ProcessLookupError):
+            return 0  # a kernel without user namespaces; or nobody is left to have a shift
         if len(users) != 1 or users != groups or users[0][0] != 0 or users[0][2] < 0xFFFE:
             raise not_supported(
                 f"Machine {machine.name} uses a complex UID/GID mapping, cannot determine shift"
@@ -151,14 +151,14 @@ def container_leader(machine: Machine, otherwise: str) -> PidRef:
     if machine.cls is not MachineClass.CONTAINER:
         raise not_supported(otherwise)
     if machine.leader is None:
-        raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
+        raise no_such_process()
     return machine.leader
 
 
 def _known_addresses(entry: Entry) -> list[Address]:
     watch = entry.addresses
     if watch is None:
-        raise ProcessLookupError(errno.ESRCH, f"The leader of machine {entry.machine.name} has gone")
+        raise no_such_process()
     try:
         return watch.addresses()
     finally:

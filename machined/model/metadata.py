@@ -23,6 +23,7 @@ from typing import Any, Final
 from machined.linux import envfile, helper
 from machined.linux.addresswatch import AddressWatch
 from machined.linux.inotify import Inotify
+from machined.model.errors import no_such_process
 from machined.model.machine import Machine, MachineClass
 from machined.model.preflight import OS_RELEASE_PATHS
 from machined.model.registry import Registry
@@ -126,7 +127,7 @@ class Metadata:
     async def _observe(self, entry: Entry) -> None:
         leader = entry.machine.leader
         if leader is None:
-            raise ProcessLookupError(errno.ESRCH, f"The leader of machine {entry.machine.name} has gone")
+            raise no_such_process()
         arguments = {
             "paths": [f"/{path}" for path in OS_RELEASE_PATHS],
             "limit": MAX_OS_RELEASE,

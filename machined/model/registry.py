@@ -67,6 +67,10 @@ class Registry:
                 return machine if same else None
         return None
 
+    def by_late_leader(self, pid: int) -> Machine | None:
+        """The machine whose leader had a number that no process has any more."""
+        return next(iter(self._of_pid.get(pid, {}).values()), None) if pid > 1 else None
+
     def of_process(self, process: PidRef) -> Machine | None:
         """The machine that a process leads, or in whose unit it is where that is the machine's alone."""
         machine = self.by_leader(process)

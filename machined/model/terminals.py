@@ -13,7 +13,14 @@ from typing import Final
 from machined.linux import helper, process, pty
 from machined.linux.fds import OwnedFd
 from machined.linux.process import PidRef
-from machined.model.errors import MachineError, Problem, ServiceManagerError, invalid, not_supported
+from machined.model.errors import (
+    MachineError,
+    Problem,
+    ServiceManagerError,
+    invalid,
+    no_such_process,
+    not_supported,
+)
 from machined.model.machine import Machine, MachineClass
 from machined.model.ports import GuestConnector, GuestManager, UnitProperty
 
@@ -71,13 +78,10 @@ def _entrance(machine: Machine) -> Iterator[PidRef | None]:
     if machine.cls is not MachineClass.CONTAINER:
         raise not_supported("Operation not supported")
     if machine.leader is None:
-        raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
+        raise no_such_process()
     with machine.leader.dup() as leader:
-        if machine.uid and process.same_namespace(leader.pid, "user"):
-            # Whoever may register a process of the host must not become the host's root by it.
-            raise MachineError(Problem.ACCESS_DENIED, "Only root may shell into the root user namespace")
         if not leader.alive():
-            raise ProcessLookupError(errno.ESRCH, f"The leader of machine {machine.name} has gone")
+            raise no_such_process()
         yield leader
 
 
@@ -116,6 +120,9 @@ async def _terminal_and_bus(
 ) -> AsyncIterator[tuple[Terminal, GuestManager]]:
     """A terminal and the manager of one machine; the terminal's master outlives the block on success."""
     with _entrance(machine) as leader:
+        if leader is not None and machine.uid and process.same_namespace(leader.pid, "user"):
+            # Whoever may register a process of the host must not become the host's root by it.
+            raise MachineError(Problem.ACCESS_DENIED, "Only root may shell into the root user namespace")
         terminal = await _open_pty(leader)
         try:
             guest = await _guest(machine, leader, connector)

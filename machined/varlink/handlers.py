@@ -260,8 +260,10 @@ class Handlers:
             "service": machine.service,
             "rootDirectory": machine.root_directory,
             "unit": machine.unit,
-            "leader": _process_id(machine.leader_pid, machine.leader_id),
         }
+        if self._core.version >= 258:
+            row["subgroup"] = machine.subgroup
+        row["leader"] = _process_id(machine.leader_pid, machine.leader_id)
         if self._core.version >= 258:
             row["supervisor"] = _process_id(machine.supervisor_pid, machine.supervisor_id)
         row |= {
@@ -276,7 +278,7 @@ class Handlers:
         if metadata != "no":
             row |= await self._metadata(machine, graceful=metadata == "graceful")
         if self._core.version >= 258:
-            row |= {"subgroup": machine.subgroup, "UID": machine.uid}
+            row["UID"] = machine.uid
         return {key: value for key, value in row.items() if value is not None and value not in ("", [])}
 
     async def _metadata(self, machine: Machine, *, graceful: bool) -> dict[str, Any]:
