@@ -3,7 +3,7 @@
 
 `host` boots a host of a suite with machined installed and runs the script of calls twice, with each of the
 two daemons in charge; `compare` says where the answers differ. `accepted` lists the differences that are
-meant, each with its reason, `unsettled` those that nobody has gone through. The script itself is the modules
+meant, each with its reason. The script itself is the modules
 `calls_*`: a new case is a line (or a small function) there. They run inside the host, by `inside`, in the
 installed client's environment for jeepney: `world` is what a case has to work with, `wire` sends messages
 whatever they are, and `normal` takes out of the answers what changes from one run to the next.

@@ -132,19 +132,62 @@ def _bind(w: World) -> None:
         ("/root/d", False, False),
         ("/root/d", False, True),
         ("/root/d", True, False),
-        ("/root/escape/d", False, True),
         ("", False, True),
     ):
-        if destination.startswith("/root/escape"):
-            w.program("sh", "-c", f"ln -sfn /srv/out {root}/root/escape; mkdir -p /srv/out", note=False)
         w.manager("BindMountMachine", "sssbb", "plain", "/srv/d", destination, read_only, mkdir)
         w.program(
             "sh", "-c", f"awk '{{print $4, $5, $6}}' /proc/{leader}/mountinfo | grep '/d '; ls /srv/out"
         )
     w.manager("BindMountMachine", "sssbb", "plain", "/srv/d/file", "/root/d-file", False, True)
     w.program("sh", "-c", f"awk '{{print $4, $5, $6}}' /proc/{leader}/mountinfo | grep d-file")
-    # Nothing recursive: what is mounted is the host's.
-    undo = "umount -q /root/d; umount -q /root/d; umount -q /srv/out/d; umount -q /srv/d; "
-    undo += "umount -q /root/d-file; rmdir /root/d /srv/out/d /srv/d; rm -f /root/d-file /root/escape"
-    w.program("nsenter", "-t", leader, "-m", "-r", "sh", "-c", undo, note=False)
+    _unbind(w, leader)
+
+
+# Run on the host's Python: not every container has an umount(8). Nothing recursive, as what is mounted is
+# the host's.
+_UNBIND: Final = """
+import contextlib, ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+namespace = os.open(f"/proc/{sys.argv[1]}/ns/mnt", os.O_RDONLY)
+root = os.open(f"/proc/{sys.argv[1]}/root", os.O_PATH)
+os.setns(namespace)
+os.fchdir(root)
+os.chroot(".")
+for path in ("/root/d", "/srv/out/d", "/srv/d", "/root/d-file"):
+    while libc.umount2(path.encode(), 2) == 0:
+        pass
+for path in ("/root/d", "/srv/out/d", "/srv/out", "/srv/d"):
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+for path in ("/root/d-file", "/root/escape"):
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+"""
+
+
+def _unbind(w: World, leader: str) -> None:
+    w.program("/usr/bin/python3", "-c", _UNBIND, leader, note=False)
     w.program("rm", "-rf", "/srv/out", note=False)
+
+
+def _bind_through_a_link(w: World, dangling: bool) -> None:
+    """A link of the guest's leads to a directory of its own that may not be there; the host has one."""
+    root = _root(w, "plain")
+    leader = root.split("/")[2]
+    w.program("sh", "-c", f"ln -sfn /srv/out {root}/root/escape; mkdir -p /srv/out", note=False)
+    if not dangling:
+        w.program("mkdir", "-p", f"{root}/srv/out", note=False)
+    w.manager("BindMountMachine", "sssbb", "plain", "/srv/d", "/root/escape/d", False, True)
+    w.program("sh", "-c", f"awk '{{print $4, $5, $6}}' /proc/{leader}/mountinfo | grep '/d '; ls /srv/out")
+    _unbind(w, leader)
+
+
+def mounts(w: World) -> None:
+    """What of the host's is mounted in the container by now."""
+    leader = _root(w, "plain").split("/")[2]
+    w.program("sh", "-c", f"awk '{{print $4, $5, $6}}' /proc/{leader}/mountinfo | grep /srv/d")
+
+
+# The link is made by the host's root.
+add("files/bind through a link", partial(_bind_through_a_link, dangling=False), (SUPER,))
+add("files/bind through a dangling link", partial(_bind_through_a_link, dangling=True), (SUPER,))

@@ -93,10 +93,9 @@ def _unit_ends(w: World) -> None:
     look(w, "d-one")
 
 
-@case("lifecycle/register, the leader dies and the unit stays")
-def _leader_dies(w: World) -> None:
+def _leader_dies(script: str, w: World) -> None:
+    """A child of the unit's main process is the leader and dies."""
     w.service("d-leader", "<main>")
-    script = "sleep 3600 & echo $! >/run/d-child; wait $!; exec sleep 3600"
     w.stop("d-leader")
     w.program("systemd-run", "--quiet", "--collect", "--unit=d-leader", "sh", "-c", script, note=False)
     child = 0
@@ -113,6 +112,8 @@ def _leader_dies(w: World) -> None:
         fd = os.pidfd_open(child)
         os.kill(child, 9)
         _wait_readable(fd)
+        while "wait" in script and os.path.exists(f"/proc/{child}"):
+            os.sched_yield()
         w.fence()
         w.manager("GetMachine", "s", "d-one")
         w.records("d-one")
@@ -120,11 +121,20 @@ def _leader_dies(w: World) -> None:
         w.manager("GetMachineByPID", "u", child)
         w.manager("GetMachineUIDShift", "s", "d-one")
         w.manager("GetMachineOSRelease", "s", "d-one")
+        w.manager("GetMachineAddresses", "s", "d-one")
+        w.manager("OpenMachineRootDirectory", "s", "d-one")
         w.manager("OpenMachinePTY", "s", "d-one")
     finally:
         w.stop("d-leader")
     w.gone("d-one")
     look(w, "d-one")
+
+
+for _label, _script in {
+    "the leader dies and the unit stays": "sleep 3600 & echo $! >/run/d-child; wait $!; exec sleep 3600",
+    "the leader stays as a zombie": "sleep 3600 & echo $! >/run/d-child; exec sleep 3600",
+}.items():
+    add(f"lifecycle/register, {_label}", partial(_leader_dies, _script), (SUPER,))
 
 
 def _wait_readable(fd: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.differential.calls_files import mounts
 from tests.differential.calls_varlink import SOCKETS
-from tests.differential.world import SUPER, USER, World, add, asking
+from tests.differential.world import SUPER, TRUSTED, USER, World, add, asking
 
 CTL: Final = "/usr/bin/machinectl"
 
@@ -198,6 +199,7 @@ def _programs() -> None:
             ),
             (SUPER,),
         )
+    add("program/mounts at the end", mounts, (SUPER, TRUSTED))
 
 
 def _introspect(w: World, path: str, interface: str) -> None:

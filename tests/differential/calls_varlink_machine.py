@@ -137,6 +137,8 @@ def _changing() -> None:
     }
     for label, row in files.items():
         for name in ("BindMount", "CopyFrom", "CopyTo"):
+            if (name, label) == ("BindMount", "slash"):
+                continue  # it would hide all of the container from whoever comes after
             values = {
                 k: v
                 for k, v in row.items()

@@ -113,6 +113,7 @@ def _unit(w: World) -> None:
         arguments = {"name": "d-one", "class": "vm", "leader": leader, "allocateUnit": True}
         w.varlink(MACHINE_SOCKET, method("Register", **arguments))
         w.fence()
+        w.settle("d-one")
         w.unit(
             "machine-d\\x2done.scope", "Description", "Slice", "Delegate", "TasksMax", "CollectMode", "User"
         )

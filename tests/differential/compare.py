@@ -61,7 +61,7 @@ def compare(suite: str, stock: Answers, ours: Answers) -> Comparison:
     for user, case, one, other in _pairs(stock, ours):
         cases += 1
         if one != other:
-            reason = reason_for(suite, user, case, one)
+            reason = reason_for(suite, user, case, one, other)
             difference = Difference(user, case, one, other, reason)
             (accepted if reason else unexplained).append(difference)
     return Comparison(suite, cases, accepted, unexplained)

@@ -32,7 +32,10 @@ from tests.differential import (
     calls_varlink_register,
 )
 from tests.differential.wire import Bus
-from tests.differential.world import CASES, MANAGER, RECORDS, ROOT, World
+from tests.differential.world import CASES, MACHINE, MANAGER, PROPERTIES, RECORDS, ROOT, World
+
+# The process that registered the scope and the machine of class vm: its pid and the inode of its pidfd.
+REGISTRANT: Final = Path("/run/differential-registrant")
 
 # Importing them is what adds their cases.
 SCRIPT: Final = (
@@ -103,13 +106,28 @@ for library in $(ldd /usr/bin/sleep | grep -o '/[^ ]*'); do
     mkdir -p "/srv/nspawn$(dirname "$library")"; cp -L "$library" "/srv/nspawn$library"
 done
 for unit in d-scope-leader d-vm-leader; do systemd-run --quiet --unit=$unit sleep 86400; done
-for name in plain private; do /usr/bin/machinectl start $name; done
+"""
+
+# What a run has left in the containers' trees, in the pool and beside it is not for the next one to find.
+RENEW: Final = """
+cd /var/lib/machines
+systemctl stop systemd-nspawn@plain.service systemd-nspawn@private.service
+for name in plain private; do
+    rm -rf $name/srv/* $name/root/d $name/root/d-file $name/root/escape
+done
+rm -rf d-new d-new.raw d-clone d-clone.raw d-other d-other.raw /srv/back /srv/out /srv/stolen /root/d
+for name in plain private; do systemctl start systemd-nspawn@$name.service; done
 """
 
 
 def setup() -> None:
-    """What both daemons find: users, images, two containers, leaders of two more machines."""
+    """What both daemons find: users, images, leaders of two machines."""
     subprocess.run(["sh", "-c", SETUP], input=POLKIT_RULE, text=True, check=True, timeout=120)
+
+
+def containers() -> None:
+    """Boot the two containers anew, so that they register with the daemon in charge."""
+    subprocess.run(["sh", "-ec", RENEW], check=True, timeout=120)
     for name in ("plain", "private"):
         wait = [
             "systemd-run",
@@ -135,7 +153,8 @@ def setup() -> None:
 
 
 def machines() -> None:
-    """A scope and a machine of class vm, registered with the daemon in charge."""
+    """Two containers, a scope and a machine of class vm, registered with the daemon in charge."""
+    containers()
     bus = Bus()
     # A process of its own for the scope: it is ended with it.
     scope = _main_pid("d-scope-leader.service")
@@ -160,6 +179,10 @@ def machines() -> None:
     )
     answers += [bus.call(ROOT, MANAGER, "RegisterMachineWithNetwork", "sayssusai", arguments)]
     bus.close()
+    # From 258 on this process is what the daemon calls their supervisor.
+    pidfd = os.pidfd_open(os.getpid())
+    REGISTRANT.write_text(f"{os.getpid()} {os.fstat(pidfd).st_ino}", encoding="ascii")
+    os.close(pidfd)
     if any("reply" not in answer for answer in answers):
         raise ValueError(f"the machines cannot be registered: {answers}")
 
@@ -187,11 +210,32 @@ def _main_pid(unit: str) -> int:
 STAYING: Final = ("plain", "private", "d-scope", "d-vm")
 
 
+def _labels(world: World) -> None:
+    """Names for the processes that the answers about these machines are full of."""
+    world.label(_main_pid("d-scope-leader.service"), "<scope's leader>")
+    world.label(_main_pid("d-vm-leader.service"), "<vm's leader>")
+    pid, inode = REGISTRANT.read_text(encoding="ascii").split()
+    world.labels |= {int(pid): "<registrant>", int(inode): "<registrant> pidfd"}
+    for name in ("plain", "private"):
+        nspawn = _main_pid(f"systemd-nspawn@{name}.service")
+        world.label(nspawn, f"<nspawn of {name}>")
+        path = f"{ROOT}/machine/{name}"
+        answer = world.bus.call(path, PROPERTIES, "Get", "ss", (MACHINE, "Leader"))
+        world.label(answer["reply"][1][0][1], f"<leader of {name}>")
+
+
+def _let_go(bus: Bus) -> None:
+    """Wait until nothing is left of the machine that cases register: stock collects it when it has time."""
+    deadline = time.monotonic() + 5
+    while "reply" in bus.call(ROOT, MANAGER, "GetMachine", "s", ("d-one",)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
     """{case: answers} of the cases of this user."""
     user = pwd.getpwuid(os.getuid()).pw_name
     world = World(user, version, since)
-    world.label(_main_pid("d-scope-leader.service"), "<scope's leader>")
+    _labels(world)
     answers: dict[str, list[object]] = {}
     for case in CASES:
         if (
@@ -201,6 +245,7 @@ def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
         ):
             continue
         world.answers = []
+        _let_go(world.bus)
         Path(f"/tmp/differential-{user}").write_text(case.name, encoding="utf-8")
         # One that hangs tells where, and ends the run.
         faulthandler.dump_traceback_later(60, exit=True)

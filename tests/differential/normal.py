@@ -12,6 +12,11 @@ from typing import Any, Final
 # What is longer is compared by its hash: a name of 64 KB that comes back in an error.
 LONGEST: Final = 6000
 
+# Lists of names in the order of a hash table.
+UNORDERED: Final = frozenset({"filterDomains"})
+# When the host has begun, by its own clock: stock computes it, and it comes out as 0 or 1 µs.
+STARTS: Final = frozenset({"TimestampMonotonic", "monotonic"})
+
 PATTERNS: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -21,6 +26,12 @@ PATTERNS: Final = tuple(
         (r"container-(shell|getty)@\d+", r"container-\1@N"),
         (r"\b(REALTIME|MONOTONIC)=\d+", r"\1=T"),
         (r"(Since: ).*", r"\1T"),
+        (r"((?:Created|Modified): .*; ).* ago", r"\1AGO"),
+        (r'("(?:realtime|monotonic)":)\d+', r"\1T"),
+        # The daemon's number for a descriptor that came with a message.
+        (r"(Failed to parse PIDFD )\d+", r"\1N"),
+        # Processes of machines and of the host: PID 1 tells of them, and they come and go.
+        (r"(?m)^\t\t  [├└│ ].*\n", ""),
         (r"\.#(\S+?)[0-9a-f]{16}\b", r".#\1RANDOM"),
         (r"(?m)^(Timestamp|TimestampMonotonic)=.*", r"\1=T"),
         # Of the daemon that dbus-daemon did not let a message pass to.
@@ -55,16 +66,23 @@ class Normal:
         if isinstance(value, bytes | bytearray):
             return "bytes:" + self.text(bytes(value).hex())
         if isinstance(value, dict):
-            return [[self.value(key), self.value(item)] for key, item in value.items()]
+            return [[self.value(key), self._item(key, item)] for key, item in value.items()]
         if isinstance(value, list | tuple):
             return [self.value(item) for item in value]
         return str(value)
+
+    def _item(self, key: str, value: Any) -> Any:
+        if key in UNORDERED:
+            value = sorted(value)
+        if key in STARTS and value in (0, 1, ("t", 0), ("t", 1)):
+            return "<start>"
+        return self.value(value)
 
     def text(self, text: str) -> str:
         """A string, also one that has numbers of ours in it."""
         for pattern, replacement in PATTERNS:
             text = pattern.sub(replacement, text)
-        text = re.sub(r"\d+", self._labelled, text)
+        text = re.sub(r"\b\d+\b", self._labelled, text)
         if len(text) > LONGEST:
             text = f"<{len(text)} characters, {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
         return text

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,14 @@ class World:
         path = f"{ROOT}/machine/{name.replace('-', '_2d')}"
         answer = self.bus.call(path, PROPERTIES, "Get", "ss", (MACHINE, "Unit"))
         return "reply" in answer and str(answer["reply"][1][0][1]).endswith(".scope")
+
+    @staticmethod
+    def settle(name: str) -> None:
+        """Wait until PID 1 has made the scope of a machine: not every reply waits for that."""
+        deadline = time.monotonic() + wire.SECONDS
+        record = RECORDS / name
+        while record.exists() and "\nSCOPE_JOB=" in record.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def fence(self) -> None:
         """Note the signals that the daemon has sent by now."""
