@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import socket
@@ -135,7 +136,8 @@ class Bus(MessageBus):
     ) -> tuple[list[Any], FdSet]:
         """Call a method and wait for the answer: the body and its descriptors (the caller's).
 
-        `timeout` is in seconds. Raises RemoteError for an error reply, TimeoutError, ConnectionError.
+        `fds` stay the caller's, who may close them whenever it likes. `timeout` is in seconds. Raises
+        RemoteError for an error reply, TimeoutError, ConnectionError.
         """
         if self._out is None or self.disconnected.done():
             raise ConnectionResetError(errno.ECONNRESET, "the bus connection is closed")
@@ -146,14 +148,13 @@ class Bus(MessageBus):
             member=member,
             signature=signature,
             body=list(body),
-            unix_fds=list(fds),
             flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE,
             serial=self.next_serial(),
         )
         future: asyncio.Future[tuple[Message, FdSet]] = self._loop.create_future()
         self._replies[message.serial] = future
         try:
-            self._out.schedule_write(message)
+            self._queue(message, _duplicates(fds) if fds else None)
             async with asyncio.timeout(timeout):
                 reply, received = await future
         finally:
@@ -206,6 +207,11 @@ class Bus(MessageBus):
                 fds.close()
             return
         message.serial = self.next_serial()
+        self._queue(message, fds)
+
+    def _queue(self, message: Message, fds: FdSet | None) -> None:
+        """Whoever waits for an answer may give up before the message has left, so `fds` are its own."""
+        assert self._out is not None
         if fds is None:
             self._out.schedule_write(message)
             return
@@ -268,6 +274,14 @@ class Bus(MessageBus):
     def _refuse(self, msg: Message, fds: FdSet) -> None:
         # A guest's bus has no business calling us.
         fds.close()
+
+
+def _duplicates(fds: Sequence[int]) -> FdSet:
+    """Raises OSError (EMFILE)."""
+    found = FdSet()
+    for fd in fds:
+        found.add(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    return found
 
 
 def unix_socket() -> BusSocket:

@@ -74,6 +74,10 @@ class FdSet:
         for fd in self._fds:
             os.set_inheritable(fd, False)
 
+    def add(self, fd: int) -> None:
+        """Take one more, at the end."""
+        self._fds.append(fd)
+
     def __len__(self) -> int:
         """How many arrived; those taken out still count, so that indexes keep their meaning."""
         return len(self._fds)

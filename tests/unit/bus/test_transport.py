@@ -20,6 +20,7 @@ from machined.bus.transport import BATCH, BusSocket, Writer, reader
 from machined.linux.fds import FdSet
 from tests.fakes.world import turns
 from tests.settled import descriptors
+from tests.until import until
 
 # As long as a header, and of no byte order.
 RUBBISH = b"X\1\0\1" + bytes(12)
@@ -271,6 +272,35 @@ class TestHostileGuest:
             os.close(fds.steal(1))
             assert os.read(fds.peek(0), 1) == b"", "nobody holds the other end any more"
         assert not bus.disconnected.done()
+
+
+class TestGivenUp:
+    async def test_the_descriptors_of_a_message_outlive_its_caller(
+        self, guest_bus: tuple[Bus, BusSocket]
+    ) -> None:
+        """A caller may give up, and close what it sent, while the message is still in the queue."""
+        bus, guest = guest_bus
+        before = descriptors()
+        for _ in range(8):
+            bus.send_message(message("x" * 100_000))
+        await turns()
+        with FdSet(os.pipe()) as fds:
+            asking = asyncio.ensure_future(
+                bus.request("x.y", "/", "x.y", "Z", "h", [0], fds=[fds.peek(1)], timeout=None)
+            )
+            await turns()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        received: list[Message] = []
+        loop = asyncio.get_running_loop()
+        loop.add_reader(guest, reader(guest, received.append, lambda error: pytest.fail(str(error))))
+        await until(lambda: bool(received) and received[-1].member == "Z" and received[-1].signature == "h")
+        loop.remove_reader(guest)
+        assert not bus.disconnected.done()
+        for fd in received[-1].unix_fds:
+            os.close(fd)
+        assert descriptors() == before
 
 
 async def test_refused(monkeypatch: pytest.MonkeyPatch) -> None:
