@@ -95,10 +95,12 @@ class Target:
         if not self.pid:
             return
         try:
-            opened = [(kind, self._open(kind)) for kind in kinds]
             root_fd = -1
             if root:
                 root_fd = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            # After the root, and "user" last: a process that has left our user namespace does not come back,
+            # so one that is still in it had not been able to make a tree of its own its root.
+            opened = [(kind, self._open(kind)) for kind in kinds]
             groups_denied = "user" in kinds and self._setgroups_denied()
             # Only now is it certain that all of these are of the process that was meant.
             _signal.pidfd_send_signal(self._pidfd, 0)

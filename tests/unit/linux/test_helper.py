@@ -420,3 +420,32 @@ async def test_target_that_is_gone(sleeper: subprocess.Popen[bytes]) -> None:
             arguments: dict[str, Any] = {}
             with pytest.raises(ProcessLookupError, match=f"process {ref.pid} is gone"):
                 await helper.run(op, ref, arguments)
+
+
+def test_the_root_is_pinned_before_the_user_namespace_is_looked_at(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that goes to a user namespace, and a tree, of its own in between must not have us follow."""
+    order: list[str] = []
+    fds: list[int] = []
+    real = os.open
+
+    def opened(path: str, *rest: Any) -> int:
+        order.append(str(path).rpartition("/")[2])
+        fds.append(real(path, *rest))
+        return fds[-1]
+
+    def looked_at(_target: nshelper.Target, kind: str) -> int:
+        order.append(kind)
+        if kind == "user":
+            raise FileNotFoundError
+        return -1
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(nshelper.Target, "_open", looked_at)
+    with PidRef.open(sleeper.pid) as process, pytest.raises(ProcessLookupError):
+        nshelper.Target(process.pid, process.fileno()).enter(("mnt", "user"), root=True)
+    monkeypatch.undo()
+    for fd in fds:  # the helper's end would close them
+        os.close(fd)
+    assert order == ["root", "mnt", "user"]
