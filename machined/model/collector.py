@@ -72,7 +72,8 @@ class Collector:
             # The unit may hold processes although the machine is over: let them go, then look again.
             try:
                 await self._registrar.terminate(machine)
-            except (ServiceManagerError, MachineError) as error:
+            except (ServiceManagerError, MachineError, OSError) as error:
+                # Where the unit is not the machine's alone a process was to end it, which may have ended.
                 log.debug("Cannot stop unit '%s', ignoring: %s", machine.unit, error)
             if not await self.is_over(machine):
                 return

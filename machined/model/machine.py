@@ -85,12 +85,15 @@ class Machine:
     def owns_unit(self) -> bool:
         """Whether its unit is the machine's alone: to stop the unit is to stop the machine and no more.
 
-        Scopes that were made for it, our own units, and instances of the stock template are.
+        Scopes that were made for it, our own units, and instances of the stock template are. A user chooses
+        the name and is in units of the system's that hold more than is his: his own are made for him here.
         """
         if self.is_host():
             return False
-        own = {f"machine-{self.name}.service", f"systemd-nspawn@{self.name}.service", f"{self.name}.scope"}
-        own |= {f"systemd-vmspawn@{self.name}.service", f"machine-{unit_name_escape(self.name)}.scope"}
+        own = {f"machine-{unit_name_escape(self.name)}.scope"}
+        if not self.uid:
+            own |= {f"machine-{self.name}.service", f"{self.name}.scope"}
+            own |= {f"systemd-nspawn@{self.name}.service", f"systemd-vmspawn@{self.name}.service"}
         return self.referenced or self.unit in own
 
     def close(self) -> None:

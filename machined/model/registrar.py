@@ -120,10 +120,14 @@ class Registrar:
         return sum(1 for machine in self._registry if machine.uid == uid)
 
     async def check_free(self, name: str, leader: PidRef | None, *, own_unit: bool) -> None:
-        """Whether a machine of this name could be registered now. Raises MachineError (MACHINE_EXISTS)."""
-        if leader is not None:
-            await self.make_room(name, leader, own_unit=own_unit)
-        elif (old := self._registry.get(name)) is not None and self.collect is not None:
+        """Whether a machine of this name could be registered now. Raises MachineError (MACHINE_EXISTS).
+
+        Changes nothing but what is due anyway: who asks may not be allowed to register it.
+        """
+        old = self._registry.get(name)
+        if old is not None and leader is not None and _is_restart(old, leader, own_unit=own_unit):
+            return
+        if old is not None and self.collect is not None:
             await self.collect(old)
         with self._registry.reserved(name):
             pass
@@ -133,8 +137,7 @@ class Registrar:
         old = self._registry.get(name)
         if old is None or old.is_host():
             return
-        unit = None if own_unit else cgroup.unit_of(leader.pid)
-        if not old.leader_alive() and unit is not None and unit == old.unit:
+        if _is_restart(old, leader, own_unit=own_unit):
             self.finalize(old)
         elif self.collect is not None:
             await self.collect(old)
@@ -253,11 +256,7 @@ class Registrar:
     def _check_leader(self, machine: Machine) -> None:
         """Records before 258 name the leader by pid alone: a process of another unit is not the leader."""
         if machine.leader is not None and machine.leader_id is None:
-            try:
-                unit = cgroup.unit_of(machine.leader_pid)
-            except OSError:
-                unit = None
-            if unit == machine.unit:
+            if _unit_of(machine.leader_pid) == machine.unit:
                 machine.leader_id = machine.leader.id
             else:
                 machine.leader.close()
@@ -265,6 +264,12 @@ class Registrar:
         if machine.leader is None:
             # Never again to be taken for whoever has the number now.
             machine.leader_pid, machine.leader_id = 0, None
+        if machine.supervisor is not None and machine.supervisor_id is None:
+            if _unit_of(machine.supervisor_pid) == machine.unit:
+                machine.supervisor_id = machine.supervisor.id
+            else:
+                machine.supervisor.close()
+                machine.supervisor = None
 
     def add_host(self, machine_id: bytes) -> None:
         """The host itself is in the table as `.host`; it has no record and is never announced."""
@@ -358,6 +363,21 @@ class Registrar:
             machine.close()
         journal.flush()
         await asyncio.gather(*self._unrefs, return_exceptions=True)
+
+
+def _unit_of(pid: int) -> str | None:
+    try:
+        return cgroup.unit_of(pid)
+    except OSError:
+        return None
+
+
+def _is_restart(old: Machine, leader: PidRef, *, own_unit: bool) -> bool:
+    """Whether the unit of a machine that is over has brought up another one."""
+    if old.is_host() or own_unit or old.leader_alive():
+        return False
+    unit = cgroup.unit_of(leader.pid)
+    return unit is not None and unit == old.unit
 
 
 def _signal(process_: PidRef | None, signo: int) -> None:

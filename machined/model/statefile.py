@@ -189,7 +189,8 @@ def _read(data: bytes) -> dict[str, str]:
 def parse(name: str, data: bytes) -> Machine:
     """A machine from the record called `name`, of any machined's version. Raises ValueError.
 
-    The leader is pinned when it is still the same process; `leader_pid` is set in any case.
+    The leader is pinned when it is still the same process; `leader_pid` is set in any case. Without a
+    `leader_id` nothing but the number says that it is the same.
     """
     values = _read(data)
     if values.get("NAME", name) != name:
@@ -213,12 +214,8 @@ def parse(name: str, data: bytes) -> Machine:
     machine.ssh_address = values.get("SSH_ADDRESS", "")
     machine.ssh_private_key_path = values.get("SSH_PRIVATE_KEY_PATH", "")
     machine.control_address = values.get("CONTROL_ADDRESS", "")
-    machine.leader_pid, machine.leader_id, leader = _pin(values, "LEADER")
-    if leader is not None:
-        machine.set_leader(leader)
-    machine.supervisor_pid, machine.supervisor_id, supervisor = _pin(values, "SUPERVISOR")
-    if supervisor is not None:
-        machine.set_supervisor(supervisor)
+    machine.leader_pid, machine.leader_id, machine.leader = _pin(values, "LEADER")
+    machine.supervisor_pid, machine.supervisor_id, machine.supervisor = _pin(values, "SUPERVISOR")
     return machine
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from machined.model.errors import ServiceManagerError
 from machined.model.machine import Phase
+from tests.fakes.process import FakeProcess
 from tests.fakes.sandbox import Sandbox
 from tests.fakes.systemd import NO_REPLY, raising
 from tests.fakes.world import World, turns
@@ -98,6 +99,17 @@ async def test_in_a_part_of_its_unit(host: World) -> None:
     assert not await host.core.collector.is_over(machine)
     leader.dead = True
     assert await host.core.collector.is_over(machine)
+
+
+@pytest.mark.parametrize("version", [262], indirect=True)
+async def test_who_was_to_end_it_has_gone_as_well(host: World) -> None:
+    host.systemd.emit("session-1.scope", ActiveState="inactive")
+    machine, leader = await host.register("web", "session-1.scope", uid=1, supervisor=host.process())
+    supervisor = machine.supervisor
+    assert isinstance(supervisor, FakeProcess)
+    leader.dead = supervisor.dead = True
+    await host.core.collector.collect(machine)
+    assert host.core.registry.get("web") is None
 
 
 async def test_collects_when_the_unit_ends(host: World) -> None:

@@ -332,7 +332,46 @@ class TestLeaving:
                 await host.core.registrar.kill(machine, whom, 2)
 
 
+async def test_to_ask_for_a_name_takes_no_machine_out(host: World) -> None:
+    """Who asks may turn out not to be allowed to register."""
+    host.systemd.emit(UNIT, ActiveState="active")
+    old, leader = await host.register("web")
+    leader.dead = True
+    with host.process(UNIT) as again:
+        await host.core.registrar.check_free("web", again, own_unit=False)
+        assert host.core.registry.get("web") is old
+    elsewhere = host.process("other.service")
+    with pytest.raises(MachineError, match="already exists"):
+        await host.core.registrar.check_free("web", elsewhere, own_unit=False)
+
+
+@pytest.mark.parametrize(
+    ("unit", "uid", "owned"),
+    [
+        ("session-5.scope", 0, True),
+        ("session-5.scope", 1000, False),
+        ("systemd-nspawn@session-5.service", 1000, False),
+        (r"machine-session\x2d5.scope", 1000, True),
+    ],
+)
+def test_a_user_s_machine_owns_what_was_made_for_it(unit: str, uid: int, owned: bool) -> None:
+    assert Machine("session-5", MachineClass.CONTAINER, unit=unit, uid=uid).owns_unit() == owned
+
+
 class TestAdoption:
+    async def test_a_supervisor_in_another_unit_is_none(self, host: World) -> None:
+        """Its number alone does not tell that it is the same process."""
+        host.sandbox.records.mkdir(exist_ok=True)
+        host.sandbox.units[os.getpid()] = "old.scope"
+        pid = os.getpid()
+        for name, other in (("same", os.getpid()), ("other", os.getppid())):
+            text = f"SCOPE=old.scope\nLEADER={pid}\nCLASS=container\nSUPERVISOR={other}\n"
+            (host.sandbox.records / name).write_text(text, encoding="utf-8")
+        host.systemd.emit("old.scope", ActiveState="active")
+        await host.core.load()
+        found = {m.name: m.supervisor is not None for m in host.core.registry if not m.is_host()}
+        assert found == {"same": True, "other": False}
+
     async def test_taken_over(self, host: World) -> None:
         """The times stay, the record is written anew, and MachineNew comes when the daemon is ready."""
         host.sandbox.records.mkdir(exist_ok=True)
