@@ -47,6 +47,7 @@ class Guests:
         leader = container_leader(
             machine, "Requesting IP address data is only supported on container machines."
         )
+        _check_alive(leader)
         entry = self._metadata.entry(machine)
         if entry.addresses is None:
             if process.same_namespace(leader.pid, "net"):
@@ -71,7 +72,9 @@ class Guests:
         """The fields of os-release. Raises FileNotFoundError, MachineError, OSError, TimeoutError."""
         if machine.cls is MachineClass.HOST:
             return host_os_release()
-        container_leader(machine, "Requesting OS release data is only supported on container machines.")
+        _check_alive(
+            container_leader(machine, "Requesting OS release data is only supported on container machines.")
+        )
         entry = self._metadata.entry(machine)
         if not entry.good:
             await self._metadata.look(entry)
@@ -153,6 +156,12 @@ def container_leader(machine: Machine, otherwise: str) -> PidRef:
     if machine.leader is None:
         raise no_such_process()
     return machine.leader
+
+
+def _check_alive(leader: PidRef) -> None:
+    """What is kept of a container ends with its leader, where the machine does not. ProcessLookupError."""
+    if not leader.alive():
+        raise no_such_process()
 
 
 def _known_addresses(entry: Entry) -> list[Address]:

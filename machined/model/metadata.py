@@ -23,17 +23,18 @@ from typing import Any, Final
 from machined.linux import envfile, helper
 from machined.linux.addresswatch import AddressWatch
 from machined.linux.inotify import Inotify
+from machined.linux.mountwatch import MountWatch
+from machined.linux.process import PidRef
 from machined.model.errors import no_such_process
 from machined.model.machine import Machine, MachineClass
 from machined.model.preflight import OS_RELEASE_PATHS
 from machined.model.registry import Registry
+from machined.model.turns import Turns
 
 log = logging.getLogger(__name__)
 
 MAX_OS_RELEASE: Final = 16 * 1024
-# Helpers that look at the same time; more only take turns on the processors.
-CONCURRENCY: Final = 8
-# Of these, so many for what nobody has asked yet.
+# Machines that are looked at although nobody has asked yet.
 BACKGROUND: Final = 2
 # Seconds after a registration in which the daemon has better to do than to look without being asked.
 DELAY: Final = 1.0
@@ -55,6 +56,7 @@ class Entry:
     problem: OSError | None = None  # why there are no fields
     good_until: float = -math.inf  # monotonic seconds
     watches: frozenset[int] = frozenset()
+    mounts: int = -1  # the watch of its mounts
     task: asyncio.Task[None] | None = None
     silent_until: float = -math.inf  # it has hung who asked
 
@@ -82,12 +84,15 @@ class Metadata:
         self._registry = registry
         self._entries: dict[Machine, Entry] = {}
         self._of_watch: dict[int, set[Entry]] = {}
-        self._turn = asyncio.Semaphore(CONCURRENCY)
+        self._turns = Turns()
+        self._mounts = MountWatch(self._mounted)
+        self._of_mounts: dict[int, Entry] = {}
         self._inotify: Inotify | None = None
         self._no_inotify = False
         # Looks under way, and the watches that fired meanwhile: an answer may name one of them.
         self._looking = 0
         self._fired: set[int] = set()
+        self._remounted: set[int] = set()
         self._unseen: deque[tuple[float, Machine]] = deque()
         self._background: set[asyncio.Task[None]] = set()
         registry.on_new.append(self._new)
@@ -105,7 +110,11 @@ class Metadata:
         if entry.task is None:
             entry.task = asyncio.ensure_future(self._look(entry))
             entry.task.add_done_callback(lambda task: self._looked(entry, task))
-        await asyncio.shield(entry.task)
+        task = entry.task
+        await asyncio.wait([task])
+        if task.cancelled():  # not who asks was: the machine has ended
+            raise no_such_process()
+        task.result()
 
     @staticmethod
     def _looked(entry: Entry, task: asyncio.Task[None]) -> None:
@@ -115,7 +124,9 @@ class Metadata:
             entry.silent_until = time.monotonic() + SILENCE if hung else -math.inf
 
     async def _look(self, entry: Entry) -> None:
-        async with self._turn:
+        # A user's machines that hang who asks are not to have the others wait for them one by one.
+        limit = TIMEOUT if entry.machine.uid else None
+        async with asyncio.timeout(limit), self._turns.of(entry.machine.uid):
             self._looking += 1
             try:
                 await self._observe(entry)
@@ -133,6 +144,7 @@ class Metadata:
             "limit": MAX_OS_RELEASE,
             "route": entry.addresses is None,
         }
+        self._watch_mounts(entry, leader)
         inotify = self._watcher()
         fds = [inotify.fileno()] if inotify is not None else []
         reply = await helper.run("observe", leader, arguments, fds, timeout=TIMEOUT)
@@ -149,12 +161,39 @@ class Metadata:
             entry.fields = envfile.parse(base64.b64decode(str(reply.data["data"])))
         else:
             entry.problem = _problem(reply.data.get("read_error"))
-        if watches & self._fired:
+        watched = reply.data["watched"] is True and entry.mounts >= 0
+        if watches & self._fired or entry.mounts in self._remounted:
             entry.good_until = -math.inf  # it may have been read before that
         else:
-            entry.good_until = math.inf if reply.data["watched"] is True else time.monotonic() + VALID
+            entry.good_until = math.inf if watched else time.monotonic() + VALID
 
     # -- the watches ---------------------------------------------------------------------------------------
+
+    def _watch_mounts(self, entry: Entry, leader: PidRef) -> None:
+        """What is mounted over the file, or another root, no watch of a directory tells of."""
+        self._unwatch_mounts(entry)
+        try:
+            entry.mounts = self._mounts.add(leader.pid)
+        except OSError as error:
+            log.debug("Cannot watch the mounts of machine '%s': %s", entry.machine.name, error)
+            return
+        self._of_mounts[entry.mounts] = entry
+        if not leader.alive():  # it may be another process with its number
+            self._unwatch_mounts(entry)
+            raise no_such_process()
+
+    def _unwatch_mounts(self, entry: Entry) -> None:
+        if entry.mounts >= 0:
+            del self._of_mounts[entry.mounts]
+            self._remounted.discard(entry.mounts)
+            self._mounts.remove(entry.mounts)
+            entry.mounts = -1
+
+    def _mounted(self, watch: int) -> None:
+        entry = self._of_mounts.get(watch)
+        if entry is not None:
+            entry.good_until = -math.inf
+            self._remounted.add(watch)
 
     def _watcher(self) -> Inotify | None:
         if self._inotify is None and not self._no_inotify:
@@ -234,6 +273,7 @@ class Metadata:
         if entry.task is not None:
             entry.task.cancel()
         self._detach(entry)
+        self._unwatch_mounts(entry)
         entry.drop_addresses()
 
     async def close(self) -> None:
@@ -246,6 +286,8 @@ class Metadata:
             entry.drop_addresses()
         self._entries.clear()
         self._of_watch.clear()
+        self._of_mounts.clear()
+        self._mounts.close()
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None

@@ -18,6 +18,7 @@ from machined.model.machine import Machine, MachineClass
 from machined.model.ports import GuestConnector
 from machined.model.registry import Registry
 from machined.model.state import GUEST_READY, State, States
+from machined.model.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 LATER: Final = 4
 # Seconds for one answer.
 TIMEOUT: Final = 10.0
-CONCURRENCY: Final = 8
 NOT_READY: Final = frozenset({"", "initializing", "starting"})
 
 
@@ -49,7 +49,7 @@ class Readiness:
         self._connector = connector
         self._tasks: dict[Machine, asyncio.Task[None]] = {}
         # After a restart of ours every machine is asked at once.
-        self._turn = asyncio.Semaphore(CONCURRENCY)
+        self._turns = Turns()
         registry.on_new.append(self._follow)
         registry.on_removed.append(self._forget)
 
@@ -111,7 +111,7 @@ class Readiness:
     async def _ask(self, machine: Machine) -> str:
         """The guest's SystemState, empty when it gives no answer."""
         try:
-            async with self._turn, asyncio.timeout(TIMEOUT):
+            async with self._turns.of(machine.uid), asyncio.timeout(TIMEOUT):
                 if machine.leader is None:
                     return ""
                 with machine.leader.dup() as leader:

@@ -109,6 +109,8 @@ def _leader_dies(script: str, w: World) -> None:
     w.label(child, "<child>")
     try:
         w.manager("RegisterMachine", SIGNATURE, *register("d-one", child))
+        # What was told before is not to be told after.
+        w.manager("GetMachineOSRelease", "s", "d-one")
         fd = os.pidfd_open(child)
         os.kill(child, 9)
         _wait_readable(fd)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,11 @@ def tell(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+def _kill(process: PidRef) -> None:
+    with suppress(ProcessLookupError):  # a test may have done so
+        process.kill(9)
+
+
 @contextmanager
 def guest_with(*kinds: str) -> Iterator[Guest]:
     if os.geteuid() != 0:
@@ -102,7 +107,7 @@ def guest_with(*kinds: str) -> Iterator[Guest]:
                 Path(f"/proc/{outer.pid}/{file}").write_text(f"0 {FIRST_UID} 65536\n")
         tell(outer)
         ref = stack.enter_context(PidRef.open(int(line(outer))))
-        stack.callback(ref.kill, 9)
+        stack.callback(_kill, ref)
         tell(outer)
         assert line(outer) == "ready"
         yield Guest(ref, tree)

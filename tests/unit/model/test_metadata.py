@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -240,7 +242,7 @@ async def test_the_end_of_a_machine_closes_everything(
     before = len(descriptors())
     machine = register(registry, guest)
     await guests.for_listing([machine])
-    assert len(descriptors()) == before + 2  # the route socket, and inotify
+    assert len(descriptors()) == before + 3  # the route socket, the mounts, and inotify
     assert watches_on(guests) == 2
     remove(registry, machine)
     assert len(descriptors()) == before + 1
@@ -257,6 +259,63 @@ async def test_it_ends_while_it_is_asked(
     remove(registry, machine)
     assert len(await task) == 1
     assert guests._metadata._of_watch == {}
+
+
+async def test_it_ends_while_its_system_is_asked_for(
+    etc: Path, guest: Guest, registry: Registry, guests: Guests
+) -> None:
+    """Who asked is not cancelled with the look."""
+    machine = register(registry, guest)
+    task = asyncio.ensure_future(guests.os_release(machine))
+    await asyncio.sleep(0)
+    remove(registry, machine)
+    with pytest.raises(ProcessLookupError):
+        await task
+
+
+MOUNT_OVER_ETC = """
+import ctypes, os, sys
+from machined.linux import syscalls
+libc = ctypes.CDLL(None)
+namespace, root = (os.open(f"/proc/{sys.argv[1]}/{what}", os.O_RDONLY) for what in ("ns/mnt", "root"))
+syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+os.fchdir(root)
+os.chroot(".")
+sys.exit(libc.mount(b"tmpfs", b"/etc", b"tmpfs", 0, None))
+"""
+
+
+def mount_over_etc(guest: Guest) -> None:
+    """A file system with another os-release in it."""
+    pid = str(guest.ref.pid)
+    subprocess.run([sys.executable, "-c", MOUNT_OVER_ETC, pid], check=True, timeout=30)
+    Path(f"/proc/{pid}/root/etc/os-release").write_text("ID=two\n")
+
+
+async def test_what_is_mounted_over_it(
+    etc: Path, registry: Registry, guests: Guests, jobs: list[str]
+) -> None:
+    with guest_with("user", "mnt", "pid", "net") as own:
+        (own.tree / "etc/os-release").write_text("ID=one\n")
+        machine = register(registry, own)
+        await shows(guests, machine, "one")
+        mount_over_etc(own)
+        await shows(guests, machine, "two")
+        jobs.clear()
+        await shows(guests, machine, "two")
+        assert jobs == []
+
+
+async def test_what_is_kept_ends_with_the_leader(registry: Registry, guests: Guests) -> None:
+    with guest_with("user", "mnt", "pid", "net") as own:
+        (own.tree / "etc/os-release").write_text("ID=one\n")
+        machine = register(registry, own)
+        await shows(guests, machine, "one")
+        own.ref.kill(9)
+        await until(lambda: not own.ref.alive())
+        for question in (guests.os_release, guests.addresses):
+            with pytest.raises(ProcessLookupError):
+                await question(machine)
 
 
 @pytest.mark.parametrize("what", ["instances", "watches"])
