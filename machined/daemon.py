@@ -66,8 +66,10 @@ class Daemon:
         watchdog = asyncio.ensure_future(_watchdog())
         sweeping: asyncio.Future[None] | None = None
         try:
+            # Looked for before anybody can begin a copy: what they make is not to be swept away.
+            unfinished = core.image_ops.unfinished()
             adopted = await core.load()
-            sweeping = asyncio.ensure_future(core.image_ops.sweep())
+            sweeping = asyncio.ensure_future(core.image_ops.sweep(unfinished))
             await varlink.start(inherited)
             core.announce(adopted)
             await service.acquire_name()

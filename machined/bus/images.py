@@ -89,7 +89,7 @@ async def _set_limit(call: Call, core: Core, image: Image, limit: int) -> None:
 
 async def _metadata(core: Core, image: Image) -> Metadata:
     try:
-        return await image_metadata.read(image, core.short_workers, core.version)
+        return await image_metadata.read(image, core.read_workers, core.version)
     except OSError as error:
         raise _failed("Failed to read image metadata", error) from error
 

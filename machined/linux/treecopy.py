@@ -29,6 +29,7 @@ LINKS_MAX = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _PERMISSIONS = 0o7777
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 # Whatever comes next would fail as well.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_LINKABLE = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
@@ -224,7 +225,13 @@ class _Copier:
     def _finish(self, source: int, file: int, status: os.stat_result) -> None:
         """Owner, then mode (a new owner takes the set-id bits away), attributes, and times at last."""
         os.fchown(file, *self._owner(status))
-        os.fchmod(file, status.st_mode & _PERMISSIONS)
+        mode = status.st_mode & _PERMISSIONS
+        if self._manner.owner == 0 and stat.S_ISREG(status.st_mode):
+            # All becomes root's of the host, that of any guest user as well: with its set-id bits, whoever
+            # ran it here would be root. (What goes to a guest with users of its own becomes its own root's,
+            # who is never user 0: there they stay.)
+            mode &= ~_SET_ID
+        os.fchmod(file, mode)
         copy_attributes(source, file, self._manner.attributes)
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 

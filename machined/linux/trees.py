@@ -155,14 +155,25 @@ def copy_tree(
     Read-only is the flag of a subvolume, or the immutable attribute. FileExistsError.
     """
     partial = _partial(target)
+    made: os.stat_result | None = None
     try:
         _copy_tree(source, partial, read_only)
+        made = os.lstat(partial)
+        immutable = read_only and not _is_subvolume(partial)
+        if immutable:
+            # What is immutable cannot be renamed; where it cannot be made so, nothing is to appear at all.
+            filesystem.set_attributes(partial, filesystem.IMMUTABLE, filesystem.IMMUTABLE)
+            filesystem.set_attributes(partial, 0, filesystem.IMMUTABLE)
         filesystem.rename_noreplace(partial, target)
-        if read_only and not _is_subvolume(target):
+        if immutable:
             filesystem.set_attributes(target, filesystem.IMMUTABLE, filesystem.IMMUTABLE)
     except BaseException:
         with contextlib.suppress(OSError):
-            _remove_directory(partial)
+            # By what is there: a signal may have come right after the renaming.
+            if made is not None and os.path.samestat(made, os.lstat(target)):
+                rename(target, partial)
+        with contextlib.suppress(OSError):
+            remove(partial, "tree")
         raise
     copy_beside(beside)
 
@@ -320,13 +331,19 @@ def limit_subvolume(path: str, referenced_max: int) -> None:
     quotas.limit(path, referenced_max)
 
 
-def sweep(directory: str) -> None:
-    """Remove what copies that were killed have left in a directory."""
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return
-    for name in names:
-        if name.startswith(PARTIAL):
-            path = os.path.join(directory, name)
+def unfinished(directory: str) -> list[str]:
+    """Paths of what grows in a directory, or was left there by copies that were killed. OSError."""
+    return [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(PARTIAL)]
+
+
+def sweep(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Remove what copies that were killed have left; what could not be removed, and why."""
+    failures = []
+    for path in paths:
+        try:
             remove(path, "tree" if os.path.isdir(path) else "file")
+        except FileNotFoundError:
+            continue  # whoever made it has taken it back
+        except OSError as error:
+            failures.append((path, error.strerror or str(error)))
+    return failures

@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import marshal
 import os
 import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from machined.linux.interpreter import Interpreter, program
@@ -28,6 +32,10 @@ class TooManyError(Exception):
     """As many operations as there may be are under way."""
 
 
+Hold = Callable[[], AbstractContextManager[Any]]
+"""Makes what is held while an operation is under way."""
+
+
 class Workers:
     """Runs operations, at most `limit` at a time; more than that are refused, or wait their turn."""
 
@@ -36,6 +44,7 @@ class Workers:
         self._turns = asyncio.Semaphore(limit) if wait else None
         self._under_way = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._shared: dict[object, _Shared] = {}
 
     @property
     def full(self) -> bool:
@@ -46,12 +55,42 @@ class Workers:
 
         One whose caller is cancelled, or that is out of time (seconds), is told to take back what it began.
         """
-        if self._turns is not None:
-            async with self._turns:
-                return await self._run(operation, args, timeout)
-        if self.full:
+        return await self._in_turn(operation, args, timeout, contextlib.nullcontext)
+
+    async def share(self, operation: str, *args: Any, hold: Hold, timeout: float | None = None) -> Any:
+        """As run(), but whoever asks for what is waiting or under way already gets the result of that.
+
+        What `hold` makes is held while the operation is under way, not while it waits its turn.
+        """
+        key = operation, args
+        shared = self._shared.get(key)
+        if shared is None:
+            task = asyncio.ensure_future(self._in_turn(operation, args, timeout, hold))
+            shared = self._shared[key] = _Shared(task)
+            # Before those who wait for it go on: nobody joins what is over.
+            task.add_done_callback(functools.partial(self._not_shared, key))
+        shared.callers += 1
+        try:
+            return await asyncio.shield(shared.task)
+        finally:
+            shared.callers -= 1
+            if not shared.callers and not shared.task.done():
+                self._not_shared(key, shared.task)
+                shared.task.cancel()
+                await asyncio.wait([shared.task])
+
+    def _not_shared(self, key: object, task: asyncio.Task[Any]) -> None:
+        if (shared := self._shared.get(key)) is not None and shared.task is task:
+            del self._shared[key]
+
+    async def _in_turn(
+        self, operation: str, args: tuple[Any, ...], timeout: float | None, hold: Hold
+    ) -> Any:
+        if self._turns is None and self.full:
             raise TooManyError
-        return await self._run(operation, args, timeout)
+        async with self._turns or contextlib.nullcontext():
+            with hold():
+                return await self._run(operation, args, timeout)
 
     async def _run(self, operation: str, args: tuple[Any, ...], timeout: float | None) -> Any:
         self._under_way += 1
@@ -78,6 +117,14 @@ class Workers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class _Shared:
+    """An operation that several callers may wait for."""
+
+    task: asyncio.Task[Any]
+    callers: int = 0
 
 
 async def _operate(operation: str, args: tuple[Any, ...], timeout: float | None) -> Any:

@@ -33,7 +33,7 @@ from machined.model.statefile import DIRECTORY, StateDirectory
 log = logging.getLogger(__name__)
 
 
-# So many short operations on files at a time; more wait.
+# So many short operations on files of each kind, reading and changing, at a time; more wait.
 SHORT_WORKERS: Final = 8
 # Attempts at an answer of PID 1 that no event overtakes.
 LOOKS: Final = 5
@@ -57,9 +57,11 @@ class Core:
         self.registry = Registry()
         self.images = Images(version=systemd.version)
         self.long_workers = Workers()
-        self.short_workers = Workers(SHORT_WORKERS, wait=True)
-        self.image_ops = ImageOps(self.images, self.long_workers, self.short_workers, systemd.version)
-        self.pool = Pool(self.images, self.image_ops, self.short_workers)
+        # What only reads, which anybody may ask for: whoever changes something does not stand in that queue.
+        self.read_workers = Workers(SHORT_WORKERS, wait=True)
+        self.change_workers = Workers(SHORT_WORKERS, wait=True)
+        self.image_ops = ImageOps(self.images, self.long_workers, self.change_workers, systemd.version)
+        self.pool = Pool(self.images, self.image_ops, self.change_workers)
         self.records = StateDirectory(state_directory, systemd.version)
         self.registrar = Registrar(self.registry, systemd, self.records)
         self.collector = Collector(self.registry, self.registrar, systemd)
@@ -211,7 +213,8 @@ class Core:
     async def close(self) -> None:
         """Let go of everything in order; what runs goes on."""
         await self.long_workers.close()
-        await self.short_workers.close()
+        await self.read_workers.close()
+        await self.change_workers.close()
         await self.jobs.close()
         await self.lifecycle.close()
         for task in self._looks:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -34,15 +35,22 @@ class Metadata:
 
 
 async def read(image: Image, workers: Workers, version: int) -> Metadata:
-    """Raises OSError: EBUSY when it is in use, ENOPKG and others for what is no disk image, ETIMEDOUT."""
-    with image_locks.image(image, exclusive=False):
-        if image.is_tree:
-            found = await workers.run("machined.linux.rootfiles:read", image.path, _FILES, timeout=TIMEOUT)
-            return _of_files(*found, wildcards=version >= 258)
-        if image.type is ImageType.MSTACK:
+    """Raises OSError: EBUSY when it is in use, ENOPKG and others for what is no disk image, ETIMEDOUT.
+
+    Anybody may ask, as often as they like: all who do at the same time share one reading, and the image is
+    only locked while it is read, not while it waits its turn.
+    """
+    lock = functools.partial(image_locks.image, image, exclusive=False)
+    if image.is_tree:
+        found = await workers.share(
+            "machined.linux.rootfiles:read", image.path, _FILES, hold=lock, timeout=TIMEOUT
+        )
+        return _of_files(*found, wildcards=version >= 258)
+    if image.type is ImageType.MSTACK:
+        with lock():
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        answer = await workers.run("machined.linux.dissect:read", image.path, timeout=TIMEOUT)
-        return _of_disk(answer)
+    answer = await workers.share("machined.linux.dissect:read", image.path, hold=lock, timeout=TIMEOUT)
+    return _of_disk(answer)
 
 
 def _of_files(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from machined.linux import trees
 from machined.linux.worker import TooManyError, Workers
 from machined.model import image_locks
 from machined.model.errors import MachineError, Problem
@@ -67,12 +68,26 @@ class ImageOps:
         except TooManyError:
             raise too_many() from None
 
-    async def sweep(self) -> None:
-        """Remove what a killed daemon's copies have left in the pool."""
+    def unfinished(self) -> list[str]:
+        """Paths of unfinished copies in the pool: before anything is served, those of a killed daemon."""
         try:
-            await self._short.run(f"{_TREES}:sweep", os.fspath(self.pool))
+            return trees.unfinished(os.fspath(self.pool))
+        except FileNotFoundError:
+            return []
         except OSError as error:
-            log.warning("Cannot remove an unfinished copy in %s, ignoring: %s", self.pool, error)
+            log.warning("Cannot look for unfinished copies in %s, ignoring: %s", self.pool, error)
+            return []
+
+    async def sweep(self, unfinished: list[str]) -> None:
+        """Remove what a killed daemon's copies have left, and nothing that was begun since."""
+        if not unfinished:
+            return
+        try:
+            failures = await self._short.run(f"{_TREES}:sweep", unfinished)
+        except OSError as error:
+            failures = [(os.fspath(self.pool), str(error))]
+        for path, why in failures:
+            log.warning("Cannot remove unfinished copy '%s', ignoring: %s", path, why)
 
     # -- the files that belong to an image -----------------------------------------------------------------
 

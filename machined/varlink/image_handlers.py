@@ -167,7 +167,7 @@ class Handlers:
     async def _metadata(self, image: Image, *, graceful: bool) -> dict[str, Any]:
         core = self._core
         try:
-            found = await image_metadata.read(image, core.short_workers, core.version)
+            found = await image_metadata.read(image, core.read_workers, core.version)
         except OSError:
             if not graceful:
                 raise

@@ -106,6 +106,19 @@ def test_owners_and_device_nodes(tree: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE((given_away / "empty").stat().st_mode) == 0o6755
 
 
+@needs_root
+def test_what_becomes_roots_is_no_longer_set_id(tree: Path, tmp_path: Path) -> None:
+    """With owner 0, the host's root, whoever ran what was some guest user's set-uid file would be root."""
+    for name, mode in (("empty", 0o6755), ("deep", 0o2770), ("file", 0o1750)):
+        os.chown(tree / name, 1000, 1000)
+        (tree / name).chmod(mode)
+    target = copied(tree, tmp_path / "target", Manner(owner=0))
+    modes = [stat.S_IMODE((target / name).stat().st_mode) for name in ("empty", "deep", "file")]
+    assert modes == [0o755, 0o2770, 0o1750]
+    again = copied(tree, tmp_path / "target", Manner(owner=0, replace=True))
+    assert stat.S_IMODE((again / "empty").stat().st_mode) == 0o755
+
+
 def test_extended_attributes(tree: Path, tmp_path: Path) -> None:
     try:
         os.setxattr(tree / "file", "user.one", b"1")

@@ -133,6 +133,45 @@ def test_an_immutable_tree_is_copied_renamed_and_removed(tmp_path: Path) -> None
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EOPNOTSUPP, "no"), SystemExit(1)])
+@pytest.mark.parametrize("when", ["at once", "under its final name", "afterwards"])
+def test_a_read_only_copy_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, when: str
+) -> None:
+    """Without attributes, or told to end (SystemExit) before or after the attribute is set."""
+    source, target = make(tmp_path / "one"), tmp_path / "two"
+    immutable: set[int] = set()
+    failed: list[str] = []
+    rename = filesystem.rename_noreplace
+
+    def set_attributes(path: str, value: int, mask: int) -> None:
+        number = os.stat(path).st_ino
+        fails = value and not failed and (when == "at once" or path == str(target))
+        if not fails or when == "afterwards":
+            (immutable.add if value else immutable.discard)(number)
+        if fails:
+            failed.append(path)
+            raise error
+
+    def rename_noreplace(old: str, new: str) -> None:
+        if os.stat(old).st_ino in immutable:
+            raise PermissionError(errno.EPERM, "immutable")
+        rename(old, new)
+        assert when != "at once"  # it was never to be seen
+
+    def attributes(path: str) -> int:
+        return filesystem.IMMUTABLE if os.stat(path).st_ino in immutable else 0
+
+    monkeypatch.setattr(filesystem, "set_attributes", set_attributes)
+    monkeypatch.setattr(filesystem, "attributes", attributes)
+    monkeypatch.setattr(filesystem, "rename_noreplace", rename_noreplace)
+    with pytest.raises(type(error)):
+        trees.copy_tree(str(source), str(target), True)
+    assert failed
+    assert names(tmp_path) == ["one"]
+    assert not immutable
+
+
 def test_the_pool_has_no_limit_without_btrfs(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         trees.limit_pool("/dev/shm", 1_000_000)
@@ -150,9 +189,18 @@ def test_what_was_left_is_swept_away(tmp_path: Path) -> None:
     make(tmp_path / ".#machined-1")
     (tmp_path / ".#machined-2").touch()
     make(tmp_path / ".#other")
-    trees.sweep(str(tmp_path))
-    assert names(tmp_path) == [".#other"]
-    trees.sweep(str(tmp_path / "none"))
+    found = trees.unfinished(str(tmp_path))
+    make(tmp_path / ".#machined-begun-since")
+    assert trees.sweep([*found, str(tmp_path / "gone")]) == []
+    assert names(tmp_path) == [".#machined-begun-since", ".#other"]
+
+
+def test_what_cannot_be_swept_does_not_keep_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / ".#machined-2").touch()
+    bad = str(tmp_path / "file/.#machined-1")
+    assert trees.sweep([bad, *trees.unfinished(str(tmp_path))]) == [(bad, os.strerror(errno.ENOTDIR))]
+    assert names(tmp_path) == ["file"]
 
 
 # -- btrfs -------------------------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,78 @@ async def test_others_wait_their_turn(tmp_path: Path) -> None:
     workers = Workers(1, wait=True)
     runs = [workers.run("machined.linux.rootfiles:read", str(tmp_path), [["none"]]) for _ in range(3)]
     assert await asyncio.gather(*runs) == [[None]] * 3
+
+
+class Lock:
+    """What is held during operations, and how often it was taken."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.taken = 0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.held += 1
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
+
+
+def read(workers: Workers, where: Path, hold: Lock) -> asyncio.Future[object]:
+    return asyncio.ensure_future(
+        workers.share("machined.linux.rootfiles:read", str(where), (("none",),), hold=hold, timeout=30)
+    )
+
+
+async def test_those_who_ask_for_the_same_share_it(tmp_path: Path) -> None:
+    workers, lock = Workers(2, wait=True), Lock()
+    (tmp_path / "other").mkdir()
+    same = [read(workers, tmp_path, lock) for _ in range(1000)]
+    other = read(workers, tmp_path / "other", lock)
+    await asyncio.sleep(0.01)
+    same[0].cancel()  # the others want it still
+    assert await asyncio.gather(*same[1:], other) == [[None]] * 1000
+    assert (lock.taken, lock.held) == (2, 0)
+    assert await read(workers, tmp_path, lock) == [None]  # what is over is not given again
+    assert lock.taken == 3
+
+
+async def test_nothing_is_held_by_those_who_wait(tmp_path: Path) -> None:
+    workers, lock = Workers(1, wait=True), Lock()
+    endless = asyncio.ensure_future(workers.run(f"{TREES}:run", "cat", fifo(tmp_path)))
+    waiting = read(workers, tmp_path, lock)
+    await asyncio.sleep(0.05)
+    assert lock.taken == 0
+    endless.cancel()
+    assert await waiting == [None]
+    assert (lock.taken, lock.held) == (1, 0)
+
+
+async def test_what_nobody_waits_for_ends(tmp_path: Path) -> None:
+    workers, lock = Workers(1, wait=True), Lock()
+    cat = "cat", fifo(tmp_path)
+    asking = [asyncio.ensure_future(workers.share(f"{TREES}:run", *cat, hold=lock)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    assert lock.held == 1
+    for one in asking:
+        one.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert lock.held == 0
+    assert not workers.full
+    assert await read(workers, tmp_path, lock) == [None]
+
+
+async def test_all_are_told_what_went_wrong(tmp_path: Path) -> None:
+    workers = Workers(1, wait=True)
+
+    def busy() -> contextlib.AbstractContextManager[None]:
+        raise OSError(errno.EBUSY, "busy")
+
+    asking = [workers.share(f"{TREES}:unlink", (), hold=busy) for _ in range(3)]
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert [getattr(answer, "errno", None) for answer in answers] == [errno.EBUSY] * 3
 
 
 async def test_time_is_limited(tmp_path: Path) -> None:

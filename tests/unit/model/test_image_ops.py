@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from machined.linux import worker
 from machined.linux.locks import FileLock
+from machined.linux.worker import Workers
 from machined.model import image_locks, image_metadata, pool
+from machined.model.core import SHORT_WORKERS
 from machined.model.errors import MachineError, Problem
 from machined.model.images import UNKNOWN, Image, Images
 from machined.model.names import HOST
@@ -99,7 +104,7 @@ async def test_an_image_in_use_is_left_alone(host: World) -> None:
         await fails(operations.remove(image), errno.EBUSY)
         await fails(operations.rename(image, "x"), errno.EBUSY)
         await fails(operations.mark_read_only(image, True), errno.EBUSY)
-        await fails(image_metadata.read(image, host.core.short_workers, 257), errno.EBUSY)
+        await fails(image_metadata.read(image, host.core.read_workers, 257), errno.EBUSY)
         await operations.clone(image, "copy", False)  # its source need not be held
     with image_locks.name("taken"):
         await fails(operations.clone(image, "taken", False), errno.EBUSY)
@@ -135,6 +140,21 @@ async def test_hidden_images(host: World, version: int) -> None:
     else:
         await host.core.image_ops.mark_read_only(image, True)
         assert found(host, ".old").read_only
+
+
+async def test_the_sweep_leaves_what_was_begun_since(host: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It removes what it was told of, whatever becomes of one of them."""
+    operations, where = host.core.image_ops, host.sandbox.pool
+    for name in (".#machined-1", ".#machined-2"):
+        (where / name).mkdir()
+    (where / "disk.raw").touch()
+    left = operations.unfinished()
+    (where / ".#machined-new").mkdir()
+    await operations.sweep([str(where / "disk.raw/.#machined-0"), *left])
+    assert {path.name for path in where.iterdir()} == {".#machined-new", "disk.raw"}
+    assert "disk.raw/.#machined-0', ignoring: Not a directory" in caplog.text
+    operations.pool = where / "none"
+    assert operations.unfinished() == []
 
 
 async def test_only_subvolumes_have_limits(host: World) -> None:
@@ -200,11 +220,58 @@ async def test_what_an_image_tells(host: World) -> None:
     (tree / "etc/hostname").write_text("# a comment\n\n web-1.example \nother\n", encoding="ascii")
     (tree / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n", encoding="ascii")
     (tree / "etc/machine-info").write_text('PRETTY_HOSTNAME="A B"\n', encoding="ascii")
-    told = await image_metadata.read(found(host, "web"), host.core.short_workers, 257)
+    told = await image_metadata.read(found(host, "web"), host.core.read_workers, 257)
     assert told.hostname == "web-1.example"
     assert told.machine_id == bytes.fromhex("0123456789abcdef0123456789abcdef")
     assert told.machine_info == {"PRETTY_HOSTNAME": "A B"}
     assert told.os_release == {"ID": "test", "VERSION_ID": "1"}
+
+
+@contextlib.asynccontextmanager
+async def busy(workers: Workers) -> AsyncIterator[None]:
+    """All turns are taken inside the block."""
+    assert workers._turns is not None
+    for _ in range(SHORT_WORKERS):
+        await workers._turns.acquire()
+    yield
+    for _ in range(SHORT_WORKERS):
+        workers._turns.release()
+
+
+async def test_readers_who_wait_hold_up_nobody(host: World) -> None:
+    """Neither by locks, nor by standing in the same queue; and one reading is enough for all of them."""
+    host.sandbox.image("web")
+    image = found(host, "web")
+    workers = host.core.read_workers
+    async with asyncio.timeout(30), busy(workers):
+        asking = [asyncio.ensure_future(image_metadata.read(image, workers, 257)) for _ in range(1024)]
+        await asyncio.sleep(0)
+        with image_locks.image(image, exclusive=True):
+            pass
+        await host.core.image_ops.rename(image, "site")
+        await host.core.image_ops.rename(found(host, "site"), "web")
+    told = await asyncio.gather(*asking)
+    assert {answer.os_release["ID"] for answer in told} == {"test"}
+
+
+async def test_many_readings_of_one_image_are_one(host: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.sandbox.image("web")
+    image = found(host, "web")
+    begun = []
+    operate = worker._operate
+
+    async def counted(*arguments: Any) -> Any:
+        begun.append(arguments)
+        with pytest.raises(OSError, match="busy"), image_locks.image(image, exclusive=True):
+            pass
+        return await operate(*arguments)
+
+    monkeypatch.setattr(worker, "_operate", counted)
+    asking = [image_metadata.read(image, host.core.read_workers, 257) for _ in range(100)]
+    await asyncio.gather(*asking)
+    assert len(begun) == 1
+    with image_locks.image(image, exclusive=True):
+        await fails(image_metadata.read(image, host.core.read_workers, 257), errno.EBUSY)
 
 
 async def test_a_hostile_image_tells_nothing_of_the_host(host: World, tmp_path: Path) -> None:
@@ -214,7 +281,7 @@ async def test_a_hostile_image_tells_nothing_of_the_host(host: World, tmp_path: 
     (tree / "etc/machine-info").symlink_to("../../../../../../../../../../" + str(tmp_path / "secret"))
     await asyncio.to_thread(os.mkfifo, tree / "etc/os-release")
     (tree / "etc/machine-id").mkdir()
-    told = await image_metadata.read(found(host, "web"), host.core.short_workers, 257)
+    told = await image_metadata.read(found(host, "web"), host.core.read_workers, 257)
     assert told == image_metadata.Metadata()
 
 
