@@ -40,7 +40,7 @@ host-shell: venv ## a shell in a test host with machined installed (root; SUITE=
 	$(VENV_PYTHON) -m tests.host shell $(SUITE)
 
 test: venv ## all tests: linters, types, unit, bus and, as root, whole hosts (PYTEST_ARGS=…)
-	@scripts/need dbus-daemon:dbus-daemon
+	@scripts/need dbus-daemon:dbus-daemon mkfs.btrfs:btrfs-progs
 	$(PYTEST) $(PYTEST_ARGS)
 
 bench: venv ## machined beside the stock daemon of the same test host, timed (root; SUITE=trixie or sid, BENCH_ARGS=…)
