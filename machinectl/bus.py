@@ -24,6 +24,7 @@ from .errors import DRIVER, MACHINED, BusError, CommandError
 TIMEOUT = 25.0  # seconds, as in sd-bus
 ASKING_TIMEOUT = 300.0  # while a person may be typing a password
 _WINDOW = 64  # calls in flight; dbus-daemon allows a connection 128 pending replies
+_QUESTIONS = ("Get", "List")  # how members begin that change nothing
 SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 
 
@@ -63,6 +64,10 @@ class Call:
         self.signature = signature
         self.arguments = arguments
         self.reply = reply
+
+    def again(self) -> Call | None:
+        """What to ask when who was asked has left without an answer; None for what may change something."""
+        return self if self.member.startswith(_QUESTIONS) else None
 
 
 def get_all(target: Target, path: str, interface: str) -> Call:
@@ -200,6 +205,17 @@ class Bus:
         return serial
 
     def _collect(self, serial: int, call: Call, deadline: float | None) -> Any:
+        """The result of a call, or a BusError.
+
+        A question is asked a second time where the peer has left instead of answering: the bus starts it
+        anew for that. Not a third time, or what ends it would be asked for ever.
+        """
+        result = self._result(serial, call, deadline)
+        if isinstance(result, BusError) and result.left and (again := call.again()) is not None:
+            result = self._result(self._send(again), again, deadline)
+        return result
+
+    def _result(self, serial: int, call: Call, deadline: float | None) -> Any:
         target = call.target
         while serial not in self._replies:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -52,6 +52,14 @@ class BusError(Exception):
         return self.name in _DENIED
 
     @property
+    def left(self) -> bool:
+        """Who was asked has left the bus without an answer: killed, or replaced by a newer version.
+
+        Nobody knows whether it has done what it was asked for.
+        """
+        return self.sender == DRIVER and self.name.endswith(".NoReply")
+
+    @property
     def not_running(self) -> bool:
         """Nobody answers for the name: not started, not startable, or gone while we waited."""
         if self.not_there or self.denied:

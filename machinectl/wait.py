@@ -3,10 +3,27 @@
 
 from __future__ import annotations
 
+import time
+
 from .bus import OURS, Call
 from .context import Context
 from .errors import BusError, CommandError
 from .output import message
+
+
+class _Wait(Call):
+    """A wait of so many microseconds (0: no limit) that goes on where the daemon's end has cut it off."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(self, name: str, condition: str, usec: int) -> None:
+        super().__init__(OURS, "WaitMachine", "sst", name, condition, usec, reply="s")
+        self._begun = time.monotonic()
+
+    def again(self) -> Call:
+        name, condition, usec = self.arguments
+        passed = int((time.monotonic() - self._begun) * 1_000_000)
+        return _Wait(name, condition, usec and max(1, usec - passed))
 
 
 def wait(context: Context, arguments: list[str]) -> int:
@@ -14,9 +31,7 @@ def wait(context: Context, arguments: list[str]) -> int:
     options = context.options
     limit = options.timeout if options.timeout < float("inf") else 0.0
     usec = int(limit * 1_000_000)
-    calls = [
-        Call(OURS, "WaitMachine", "sst", name, options.condition, usec, reply="s") for name in arguments
-    ]
+    calls = [_Wait(name, options.condition, usec) for name in arguments]
     results = context.bus().call_all(calls, timeout=None)
     status = 0
     for name, result in zip(arguments, results, strict=True):

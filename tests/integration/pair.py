@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,10 @@ from tests.integration.driver import Done, Driver
 
 GUEST: Final = "web"
 """The machine that runs on both hosts all the time; a test that changes it puts it right again."""
-ADDRESSES: Final = ("10.20.30.2", "fd20:30::2")
+NETWORK: Final = ("10.20.30.{}/24", "fd20:30::{}/64")
 """Its addresses, always the same: what a DHCP server gives comes late, and the rest later still."""
+ENDS: Final = {f"ve-{GUEST}": 1, "host0": 2}
+"""The number that either end of its network has in them. The host lists its end as its own."""
 GUEST_UNIT: Final = f"systemd-nspawn@{GUEST}.service"
 
 # The programs of the distribution alone: ours are in /usr/local.
@@ -99,19 +102,22 @@ class Side(Driver):
         """Have the common guest run, with its addresses."""
         self.sh(f"systemctl start {GUEST_UNIT}", timeout=90)
         self.until_up(GUEST)
-        settled = " && ".join(
-            f"ip -o addr show dev host0 -tentative | grep -q ' {one}/'" for one in ADDRESSES
-        )
-        leader = self.fact(GUEST, "Leader")
-        self.until(f'nsenter -n -t {leader} sh -c "{settled}"')
+        inside = f"nsenter -n -t {self.fact(GUEST, 'Leader')} "
+        # An address is not listed before the kernel has made sure that nobody else has it; the ends take
+        # their time independently of each other.
+        for link, number in ENDS.items():
+            look = f"{inside if link == 'host0' else ''}ip -o addr show dev {link} -tentative 2>/dev/null"
+            for address in NETWORK:
+                self.until(f"{look} | grep -q ' {address.format(number)} '")
 
     def add_common_guest(self) -> None:
         """Make the tree of the common guest, and both ends of its network."""
         tree = self.host.add_guest(GUEST)
-        for directory, link, host in ((tree, "host0", 2), (self.host.path("/"), f"ve-{GUEST}", 1)):
+        for link, number in ENDS.items():
+            directory = tree if link == "host0" else self.host.path("/")
             file = directory / "etc/systemd/network/10-test.network"
-            addresses = (f"Address=10.20.30.{host}/24", f"Address=fd20:30::{host}/64")
-            network = ("LinkLocalAddressing=no", "IPv6AcceptRA=no", "DHCP=no", *addresses)
+            addresses = [f"Address={address.format(number)}" for address in NETWORK]
+            network = ["LinkLocalAddressing=no", "IPv6AcceptRA=no", "DHCP=no", *addresses]
             file.write_text(
                 "\n".join(["[Match]", f"Name={link}", "[Network]", *network, ""]), encoding="utf-8"
             )
@@ -143,7 +149,9 @@ class Pair:
             [f"status {one.returncode}", *_without(common(one.stdout), ignore), *common(one.stderr)]
             for one in done
         )
-        assert ours == stock, f"machined's answer to '{step.command}' is not the stock daemon's"
+        assert ours == stock, "\n".join(
+            [f"machined's answer to '{step.command}' is not the stock daemon's:", *_difference(stock, ours)]
+        )
         assert (done[1].returncode == 0) == step.succeeds, f"'{step.command}': {done[1]}"
         return done[1].stdout
 
@@ -154,8 +162,13 @@ class Pair:
             try:
                 self.same(step, user=user, ignore=ignore)
             except AssertionError as error:
-                failures.append(f"{step.command}\n{error}")
+                failures.append(str(error))
         assert not failures, f"{len(failures)} steps differ:\n\n" + "\n\n".join(failures)
+
+
+def _difference(stock: list[str], ours: list[str]) -> Iterator[str]:
+    """The lines that differ, and those around them."""
+    return difflib.unified_diff(stock, ours, "stock", "machined", n=2, lineterm="")
 
 
 def _without(lines: list[str], ignore: Iterable[str]) -> list[str]:

@@ -5,13 +5,51 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.driver import UNIT, Driver
+from tests.integration.driver import NAME, OURS, UNIT, Done, Driver
 
 pytestmark = pytest.mark.integration
 
 
+# Run by the installed Python: says when the bus has passed on a call of this member to the daemon.
+SPY = """
+import sys
+from jeepney import DBusAddress, HeaderFields, MessageType, new_method_call
+from jeepney.io.blocking import open_dbus_connection
+name, member = sys.argv[1:]
+driver = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus.Monitoring")
+rule = f"type='method_call',destination='{name}',member='{member}'"
+bus = open_dbus_connection("SYSTEM")
+bus.send(new_method_call(driver, "BecomeMonitor", "asu", ([rule], 0)))
+while True:
+    message = bus.receive()
+    if message.header.message_type is MessageType.method_return:
+        print("ready", flush=True)
+    elif message.header.fields.get(HeaderFields.member) == member:
+        print("asked", flush=True)
+"""
+
+
+def killed_while_asked(managed: Driver, member: str, *command: str) -> Done:
+    """Run our machinectl; the daemon has got its call and has not answered when it is killed."""
+    spy = ["timeout", "60", "/usr/local/lib/machined/bin/python3", "-c", SPY, NAME, member]
+    with managed.background(spy) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "ready\n"
+        managed.host.run(["systemctl", "kill", "--signal=STOP", UNIT])
+        try:
+            with managed.background([OURS, *command]) as client:
+                assert watcher.stdout.readline() == "asked\n"
+                managed.host.run(["systemctl", "kill", "--signal=KILL", UNIT])
+                out, err = client.communicate(timeout=60)
+        finally:
+            managed.host.run(["systemctl", "kill", "--signal=CONT", UNIT], check=False)
+    return Done(client.args, client.returncode, out, err)
+
+
 def kill_daemon(managed: Driver) -> None:
-    managed.host.run(["kill", "-KILL", str(managed.daemon_pid())])
+    pid = managed.daemon_pid()
+    assert pid > 1, "it does not run; and 0 would be the process group of these tests"
+    managed.host.run(["kill", "-KILL", str(pid)])
 
 
 def test_daemon_is_killed_again_and_again(managed: Driver, machine: str) -> None:
@@ -26,19 +64,45 @@ def test_daemon_is_killed_again_and_again(managed: Driver, machine: str) -> None
     assert "works" in managed.guest(machine, "echo", "works").stdout
 
 
+def test_a_question_is_put_to_the_next_daemon(managed: Driver, machine: str) -> None:
+    managed.start(machine)
+    listed = killed_while_asked(managed, "ListAll", "list", "--no-legend")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert machine in listed.stdout.split()
+    waited = killed_while_asked(managed, "WaitMachine", "wait", machine, "--timeout=60")
+    assert (waited.returncode, waited.stderr) == (0, "")
+
+
+def test_an_order_is_not_given_twice(managed: Driver, machine: str) -> None:
+    managed.start(machine)
+    leader = managed.leader(machine)
+    done = killed_while_asked(managed, "KillMachine", "kill", "--signal=KILL", machine)
+    assert done.returncode == 1
+    assert "disconnected" in done.stderr
+    assert managed.leader(machine) == leader
+
+
 @pytest.mark.parametrize("moment", [0.0, 0.03, 0.08, 0.2])
 def test_daemon_is_killed_during_a_start(managed: Driver, machine: str, moment: float) -> None:
     """PID 1 goes on with the start; nspawn waits for the daemon that the bus starts anew."""
+    assert machine not in managed.listed()
     with managed.background(["/usr/local/bin/machinectl", "start", machine]) as client:
         managed.host.run(["sleep", str(moment)])
         kill_daemon(managed)
         client.communicate(timeout=90)
-    # Either the wish had been passed on to PID 1 and it runs and is known, or it was never begun.
     # (PID 1 has read what the dead daemon sent before it reads our question; the job may still wait.)
-    if managed.unit_property(f"machine-{machine}.service", "LoadState") == "loaded":
+    unit = f"machine-{machine}.service"
+    busy = f"systemctl show {unit} -P Job -P ActiveState | grep -q -e '[1-9]' -e activating"
+    managed.host.run(["timeout", "60", "sh", "-c", f"while {busy}; do sleep 0.05; done"], timeout=65)
+    # Either the wish had been passed on to PID 1 and it runs and is known, or it was never begun, or the
+    # daemon was killed over nspawn's own call: then nspawn gives up, under systemd-machined as well.
+    if managed.unit_property(unit, "ActiveState") == "active":
         assert managed.wait(machine, "running") == "running"
         assert machine in managed.listed()
     else:
+        managed.host.run(["journalctl", "--sync"])
+        told = [str(record.get("MESSAGE")) for record in managed.journal("-u", unit)]
+        assert not told or any("Failed to register machine" in line for line in told), told
         assert machine not in managed.listed()
         managed.start(machine)
 

@@ -40,6 +40,10 @@ class FakeError(Exception):
         self.text = text
 
 
+class Leaving(Exception):
+    """What a handler raises to have the peer leave the bus instead of answering."""
+
+
 def join(thread: threading.Thread) -> None:
     """Wait until a thread has gone for the kernel too, which is a moment later than for Python."""
     task = Path(f"/proc/self/task/{thread.native_id}")
@@ -56,19 +60,21 @@ class Peer:
     """Owns a name on the bus and answers calls in a thread.
 
     `handlers`: (interface, member) → function of the arguments, which returns (signature, results), or None
-    for an empty answer, or raises FakeError. `calls` lists (member, arguments) as they came.
+    for an empty answer, or raises FakeError or Leaving. `calls` lists (member, arguments) as they came.
     """
 
-    def __init__(self, address: str, name: str) -> None:
+    def __init__(self, address: str, name: str, *, heir: bool = False) -> None:
+        """`heir`: the name is another's, and comes to this one when that leaves."""
         self.handlers: dict[tuple[str, str], Handler] = {}
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.flags: list[int] = []
+        self._left = False
         self._lock = threading.Lock()
         self._connection: Any = open_dbus_connection(address, enable_fds=True)
         self.unique_name: str = self._connection.unique_name
         if name:
             reply = self._connection.send_and_get_reply(message_bus.RequestName(name))
-            assert reply.body == (1,)
+            assert reply.body == (2 if heir else 1,)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -104,6 +110,9 @@ class Peer:
 
     def stop(self) -> None:
         """Leave the bus. The thread ends by a message to itself."""
+        if self._left:
+            join(self._thread)
+            return
         address = DBusAddress("/", bus_name=self.unique_name, interface="test.Stop")
         call = new_method_call(address, "Stop")
         call.header.flags = MessageFlag.no_reply_expected
@@ -127,7 +136,13 @@ class Peer:
             self.calls.append((member, message.body))
             self.flags.append(int(message.header.flags))
             self.sender = fields[HeaderFields.sender]
-            self._send(self._reply(message, interface, member))
+            try:
+                reply = self._reply(message, interface, member)
+            except Leaving:
+                self._left = True
+                self._connection.close()
+                return
+            self._send(reply)
 
     def _reply(self, message: Any, interface: str, member: str) -> Any:
         handler = self.handlers.get((interface, member))
