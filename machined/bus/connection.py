@@ -51,6 +51,8 @@ class Bus(MessageBus):
         super().__init__(bus_address=address, negotiate_unix_fd=True)
         self.on_call: Callable[[Message, FdSet], None] = self._refuse
         self.on_signal: Callable[[Message], None] = lambda _: None
+        # Whether a call of a sender would be refused, asked before one is decoded that wants no reply.
+        self.refuses: Callable[[str], bool] = lambda sender: False
         self._replies: dict[int, asyncio.Future[tuple[Message, FdSet]]] = {}
         self._out: Writer | None = None
         self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -76,6 +78,7 @@ class Bus(MessageBus):
         """
         bus = cls("unix:path=/dev/null")
         sock.setblocking(False)
+        sock.refuses = lambda sender: bus.refuses(sender)
         bus._sock = sock
         bus._stream = sock.makefile("rwb")
         bus._fd = sock.fileno()

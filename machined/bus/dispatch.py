@@ -108,6 +108,7 @@ class Dispatcher:
     def start(self) -> None:
         """Take the connection's incoming calls."""
         self._bus.on_call = self._incoming
+        self._bus.refuses = self._refuses
 
     async def close(self) -> None:
         """End every call that is still being served."""
@@ -140,8 +141,7 @@ class Dispatcher:
             # Nothing in the body can mean them: they are not kept for as long as the call takes.
             fds.close()
         call = Call(self._bus, self._authority, self._callers, message, fds)
-        allowed = MAX_CALLS_PER_SENDER if len(self._tasks) < MAX_CALLS else FEW_CALLS
-        if self._in_flight[call.sender] >= allowed:
+        if self._refuses(call.sender):
             fds.close()
             self._reply_error(call, ERROR + "LimitsExceeded", "Too many calls are under way already.")
             return
@@ -151,6 +151,10 @@ class Dispatcher:
             self._tasks.add(task)
             self._of_sender.setdefault(call.sender, {})[task] = call
             task.add_done_callback(lambda done: self._forget(call.sender, done))
+
+    def _refuses(self, sender: str) -> bool:
+        allowed = MAX_CALLS_PER_SENDER if len(self._tasks) < MAX_CALLS else FEW_CALLS
+        return self._in_flight[sender] >= allowed
 
     def _forget(self, sender: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -43,7 +43,11 @@ MAX_MESSAGE: Final = 2 * 1024 * 1024
 MAX_SIGNATURES: Final = 256
 # D-Bus specification, "Message Format": other types are to be ignored.
 _TYPES: Final = frozenset(range(1, 5))
+_CALL: Final = 1
+_NO_REPLY: Final = 0x1
 _VERSION: Final = 1
+# Bytes in which the header of a usual call ends.
+_HEAD: Final = 512
 
 
 # Plain numbers: arithmetic on the flags of the socket module takes longer than the system calls.
@@ -72,6 +76,8 @@ class BusSocket(socket.socket):
     budget: int | None = None
     framed = False
     """Whether the message that is being read has a header that tells its length for sure."""
+    refuses: Callable[[str], bool] = staticmethod(lambda sender: False)
+    """Whether a call of this sender that wants no reply would be refused: to decode it costs far more."""
     _dropping = 0
     _arrived: tuple[int, ...] = ()
 
@@ -123,17 +129,28 @@ class BusSocket(socket.socket):
         return Next.DROPPED
 
     def _unwanted(self) -> int:
-        """Bytes of the next message if it is too large or of no known type, else 0."""
-        head = self.recv(16, _PEEK)
-        self.framed = len(head) == 16 and head[:1] in {b"l", b"B"} and head[3] == _VERSION
+        """Bytes of the next message if it is too large, of no known type, or refused; else 0."""
+        head = self.recv(_HEAD, _PEEK)
+        self.framed = len(head) >= 16 and head[:1] in {b"l", b"B"} and head[3] == _VERSION
         if not self.framed:
             return 0
-        body, _, fields = struct.unpack("<3I" if head[:1] == b"l" else ">3I", head[4:])
+        body, _, fields = struct.unpack("<3I" if head[:1] == b"l" else ">3I", head[4:16])
         length = 16 + (fields + 7) // 8 * 8 + body
+        if head[1] == _CALL and head[2] & _NO_REPLY and self.refuses(_sender(head)):
+            return int(length)
         if length <= MAX_MESSAGE and head[1] in _TYPES:
             return 0
         log.warning("Discarding a message of type %d, %d bytes", head[1], length)
         return int(length)
+
+
+def _sender(head: bytes) -> str:
+    """The sender in the beginning of a message, which the bus has put there; empty when it is not seen.
+
+    A caller that spelled another one before it would only have its own calls taken for that one's.
+    """
+    found = head.find(b"\x07\x01s\0", 16)  # field 7, a string; its length follows
+    return head[found + 8 : head.find(b"\0", found + 8)].decode("ascii", "replace") if found >= 0 else ""
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> array.array[int]:

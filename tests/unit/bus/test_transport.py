@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from dbus_fast import Message, MessageType
+from dbus_fast import Message, MessageFlag, MessageType
 
 from machined.bus import connection, transport
 from machined.bus.connection import Bus, system_bus_path
@@ -345,3 +345,38 @@ def test_system_bus_path(monkeypatch: pytest.MonkeyPatch, address: str | None, p
 async def test_no_bus_there() -> None:
     with pytest.raises(FileNotFoundError):
         await connection.Bus.connect_to("/nonexistent/bus")
+
+
+class TestRefusedUnread:
+    """Calls that want no reply, of one who has too many under way, cost no decoding."""
+
+    def call(self, sender: str, **more: Any) -> bytes:
+        """As it comes from a bus: the library does not write a sender, so it begins as a destination."""
+        fields: dict[str, Any] = {"signature": "s", "body": ["x" * 2000], "serial": 7, "destination": sender}
+        fields |= {"path": "/org/freedesktop/machine1", "interface": "x.Y", "member": "Z"}
+        data = bytes(Message(**(fields | more))._marshall(True))
+        return data.replace(b"\x06\x01s\0", b"\x07\x01s\0")
+
+    async def test_dropped_whole(self, pair: tuple[BusSocket, BusSocket]) -> None:
+        asked: list[str] = []
+
+        def refuses(sender: str) -> bool:
+            asked.append(sender)
+            return sender == ":1.7"
+
+        pair[0].refuses = refuses
+        received: list[Message] = []
+        read = reader(pair[0], received.append, lambda error: pytest.fail(str(error)))
+        no_reply = MessageFlag.NO_REPLY_EXPECTED
+        with FdSet(os.pipe()) as fds:
+            data = self.call(":1.7", flags=no_reply, unix_fds=[fds.peek(1)])
+            socket.send_fds(pair[1], [data], [fds.peek(1)])
+            os.close(fds.steal(1))
+            os.set_blocking(fds.peek(0), False)
+            for sender, flags in ((":1.7", MessageFlag.NONE), (":1.8", no_reply), (":1.7", no_reply)):
+                pair[1].send(self.call(sender, flags=flags))
+            pair[1].send(bytes(message("end")._marshall(True)))
+            read()
+            assert os.read(fds.peek(0), 1) == b"", "its descriptor came to nobody"
+        assert [m.sender for m in received] == [":1.7", ":1.8", None]
+        assert asked == [":1.7", ":1.8", ":1.7"], "of those alone that want no reply"
