@@ -58,6 +58,7 @@ class Daemon:
         await systemd.start()
         core = Core(systemd, Connector(), cleanup=cleanup_program())
         systemd.on_job_removed = core.job_removed
+        systemd.wants = core.states.wants
         systemd.on_unit_changed = lambda name, changed: core.unit_changed(name, changed, updated)
         systemd.on_unit_removed = core.unit_removed
         systemd.on_reloaded = core.reloaded

@@ -53,6 +53,8 @@ class Bus(MessageBus):
         self.on_signal: Callable[[Message], None] = lambda _: None
         # Whether a call of a sender would be refused, asked before one is decoded that wants no reply.
         self.refuses: Callable[[str], bool] = lambda sender: False
+        # Whether a signal of an object is of no interest, asked before one is decoded.
+        self.ignores: Callable[[str], bool] = lambda path: False
         self._replies: dict[int, asyncio.Future[tuple[Message, FdSet]]] = {}
         self._out: Writer | None = None
         self.disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,6 +81,7 @@ class Bus(MessageBus):
         bus = cls("unix:path=/dev/null")
         sock.setblocking(False)
         sock.refuses = lambda sender: bus.refuses(sender)
+        sock.ignores = lambda path: bus.ignores(path)
         bus._sock = sock
         bus._stream = sock.makefile("rwb")
         bus._fd = sock.fileno()

@@ -63,12 +63,15 @@ class Systemd1:
         self._results: OrderedDict[str, str] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.on_job_removed: Callable[[str, str, str], None] = lambda job, unit, result: None
+        # Whether changes of a unit are wanted: a start brings dozens, of units that are no business of ours.
+        self.wants: Callable[[str], bool] = lambda unit: True
         self.on_unit_changed: Callable[[str, dict[str, Any]], None] = lambda unit, changed: None
         self.on_unit_removed: Callable[[str], None] = lambda unit: None
         self.on_reloaded: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Subscribe to events and learn the version."""
+        self._bus.ignores = self._ignores
         for rule in MATCHES:
             await self._bus.add_match(rule)
         try:
@@ -82,6 +85,9 @@ class Systemd1:
         self.version = int(found.group()) if found else 0
 
     # -- events --------------------------------------------------------------------------------------------
+
+    def _ignores(self, path: str) -> bool:
+        return path.startswith(UNITS) and not self.wants(bus_label_unescape(path.removeprefix(UNITS)))
 
     def handle_signal(self, message: Message) -> None:
         """Feed every signal of the connection here; only PID 1's are looked at."""

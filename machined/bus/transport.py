@@ -44,7 +44,11 @@ MAX_SIGNATURES: Final = 256
 # D-Bus specification, "Message Format": other types are to be ignored.
 _TYPES: Final = frozenset(range(1, 5))
 _CALL: Final = 1
+_SIGNAL: Final = 4
 _NO_REPLY: Final = 0x1
+# Fields of a header, as they begin: their number and their type.
+_PATH: Final = b"\x01\x01o\0"
+_SENDER: Final = b"\x07\x01s\0"
 _VERSION: Final = 1
 # Bytes in which the header of a usual call ends.
 _HEAD: Final = 512
@@ -78,6 +82,8 @@ class BusSocket(socket.socket):
     """Whether the message that is being read has a header that tells its length for sure."""
     refuses: Callable[[str], bool] = staticmethod(lambda sender: False)
     """Whether a call of this sender that wants no reply would be refused: to decode it costs far more."""
+    ignores: Callable[[str], bool] = staticmethod(lambda path: False)
+    """Whether nobody wants to know of a signal of the object at this path."""
     _dropping = 0
     _arrived: tuple[int, ...] = ()
 
@@ -129,14 +135,16 @@ class BusSocket(socket.socket):
         return Next.DROPPED
 
     def _unwanted(self) -> int:
-        """Bytes of the next message if it is too large, of no known type, or refused; else 0."""
+        """Bytes of the next message if it is too large, of no known type, or unwanted; else 0."""
         head = self.recv(_HEAD, _PEEK)
         self.framed = len(head) >= 16 and head[:1] in {b"l", b"B"} and head[3] == _VERSION
         if not self.framed:
             return 0
         body, _, fields = struct.unpack("<3I" if head[:1] == b"l" else ">3I", head[4:16])
         length = 16 + (fields + 7) // 8 * 8 + body
-        if head[1] == _CALL and head[2] & _NO_REPLY and self.refuses(_sender(head)):
+        if head[1] == _CALL and head[2] & _NO_REPLY and self.refuses(_field(head, _SENDER)):
+            return int(length)
+        if head[1] == _SIGNAL and self.ignores(_field(head, _PATH)):
             return int(length)
         if length <= MAX_MESSAGE and head[1] in _TYPES:
             return 0
@@ -144,13 +152,15 @@ class BusSocket(socket.socket):
         return int(length)
 
 
-def _sender(head: bytes) -> str:
-    """The sender in the beginning of a message, which the bus has put there; empty when it is not seen.
+def _field(head: bytes, field: bytes) -> str:
+    """A field in the beginning of a message, which the bus has checked; empty when it is not seen whole.
 
-    A caller that spelled another one before it would only have its own calls taken for that one's.
+    A caller that has spelled it before within another field only has its own message taken for another's.
     """
-    found = head.find(b"\x07\x01s\0", 16)  # field 7, a string; its length follows
-    return head[found + 8 : head.find(b"\0", found + 8)].decode("ascii", "replace") if found >= 0 else ""
+    found = head.find(field, 16)
+    begin = found + 8  # the length of the text is between
+    end = head.find(b"\0", begin)
+    return head[begin:end].decode("ascii", "replace") if found >= 0 and end >= 0 else ""
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> array.array[int]:

@@ -42,7 +42,7 @@ class Plan:
     counts: Sequence[int] = (3, 300, 1000)
     rounds: int = 2
     repeat: int = 5
-    calls: int = 100
+    calls: int = 500
     creates: int = 20
     starts: int = 4
     shells: int = 10

@@ -47,8 +47,8 @@ def pair() -> Iterator[tuple[BusSocket, BusSocket]]:
 
 
 def message(text: str = "", serial: int = 1, **more: Any) -> Message:
-    fields = {"signature": "s", "body": [text], "serial": serial, **more}
-    return Message(message_type=MessageType.SIGNAL, path="/x", interface="x.Y", member="Z", **fields)
+    fields = {"path": "/x", "signature": "s", "body": [text], "serial": serial, **more}
+    return Message(message_type=MessageType.SIGNAL, interface="x.Y", member="Z", **fields)
 
 
 class TestWriter:
@@ -345,6 +345,16 @@ def test_system_bus_path(monkeypatch: pytest.MonkeyPatch, address: str | None, p
 async def test_no_bus_there() -> None:
     with pytest.raises(FileNotFoundError):
         await connection.Bus.connect_to("/nonexistent/bus")
+
+
+def test_a_signal_nobody_wants_is_not_decoded(pair: tuple[BusSocket, BusSocket]) -> None:
+    pair[0].ignores = lambda path: path == "/no"
+    received: list[Message] = []
+    read = reader(pair[0], received.append, lambda error: pytest.fail(str(error)))
+    for path in ("/no", "/yes", "/no", "/no" + "t" * 600, "/yes"):
+        pair[1].send(bytes(message("x" * 900, path=path)._marshall(True)))
+    read()
+    assert [m.path[:4] for m in received if m.path] == ["/yes", "/not", "/yes"]
 
 
 class TestRefusedUnread:
