@@ -40,11 +40,11 @@ class Plan:
     """How much of everything: `rounds` times each daemon is started, and asked `repeat` times."""
 
     counts: Sequence[int] = (3, 300, 1000)
-    rounds: int = 2
+    rounds: int = 3
     repeat: int = 5
     calls: int = 500
     creates: int = 20
-    starts: int = 4
+    starts: int = 6
     shells: int = 10
     clients: int = 64
     seconds: float = 5.0
