@@ -57,8 +57,9 @@ def properties(name: str, version: int, cleanup: str) -> list[UnitProperty]:
         UnitProperty("Wants", "as", list(MODULES)),
         UnitProperty("PartOf", "as", ["machines.target"]),
         UnitProperty("Before", "as", ["machines.target"]),
-        # At shutdown units stop in the reverse order: the machine before the bus and before us.
-        UnitProperty("After", "as", ["network.target", *MODULES, "dbus.socket", "systemd-machined.service"]),
+        # At shutdown units stop in the reverse order: the machine before us, we before the bus. No more than
+        # that: PID 1 tells of each unit named here anew, which is a good part of what a start costs.
+        UnitProperty("After", "as", ["network.target", *MODULES, "systemd-machined.service"]),
         UnitProperty("RequiresMountsFor", "as", [f"/var/lib/machines/{name}"]),
         UnitProperty("Type", "s", "notify"),
         _command("ExecStart", command_line(name)),
