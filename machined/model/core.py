@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from machined.linux.worker import Workers
-from machined.model import leftovers
+from machined.model import adoption, leftovers
 from machined.model.collector import Collector
 from machined.model.errors import ServiceManagerError
 from machined.model.filetransfer import FileTransfer
@@ -96,8 +96,8 @@ class Core:
     async def load(self) -> list[Machine]:
         """Take over what runs: records of any machined, and units of ours. Announce with `announce`."""
         self.records.sweep()
-        self.registrar.add_host(_machine_id())
-        for machine in self.registrar.adopt():
+        adoption.add_host(self.registry, _machine_id())
+        for machine in adoption.adopt(self.registry, self.records):
             if await self.collector.is_over(machine):
                 log.info("Machine '%s' ended while nobody watched", machine.name)
                 self.registrar.finalize(machine)

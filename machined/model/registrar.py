@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Machines come and go: registration with or without a unit of their own, unregistration, adoption.
+"""Machines come and go: registration with or without a unit of their own, and unregistration.
 
 The order that clients see: the record is on disk, then MachineNew, then the reply; and on the way out the
 record is gone, then MachineRemoved, then the reply.
@@ -14,7 +14,6 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from machined.linux import cgroup, process
@@ -28,7 +27,6 @@ from machined.model.errors import (
     not_supported,
 )
 from machined.model.machine import Machine, MachineClass
-from machined.model.names import HOST
 from machined.model.ports import ServiceManager, UnitProperty
 from machined.model.registry import Registry
 from machined.model.statefile import StateDirectory
@@ -243,47 +241,6 @@ class Registrar:
         except (OSError, ValueError) as error:
             log.warning("Cannot save the record of machine '%s', ignoring: %s", machine.name, error)
 
-    def adopt(self) -> list[Machine]:
-        """Read the records that any machined left; the machines are in the registry but not announced."""
-        machines = []
-        for machine in self._records.load():
-            if self._registry.get(machine.name) is None:
-                self._check_leader(machine)
-                self._registry.add(machine)
-                machines.append(machine)
-        return machines
-
-    def _check_leader(self, machine: Machine) -> None:
-        """Records before 258 name the leader by pid alone: a process of another unit is not the leader."""
-        if machine.leader is not None and machine.leader_id is None:
-            if _unit_of(machine.leader_pid) == machine.unit:
-                machine.leader_id = machine.leader.id
-            else:
-                machine.leader.close()
-                machine.leader = None
-        if machine.leader is None:
-            # Never again to be taken for whoever has the number now.
-            machine.leader_pid, machine.leader_id = 0, None
-        if machine.supervisor is not None and machine.supervisor_id is None:
-            if _unit_of(machine.supervisor_pid) == machine.unit:
-                machine.supervisor_id = machine.supervisor.id
-            else:
-                machine.supervisor.close()
-                machine.supervisor = None
-
-    def add_host(self, machine_id: bytes) -> None:
-        """The host itself is in the table as `.host`; it has no record and is never announced."""
-        host = Machine(name=HOST, cls=MachineClass.HOST, id=machine_id, unit="-.slice", root_directory="/")
-        host.leader_pid = 1
-        with PidRef.open(1) as init:
-            host.leader_id = init.id
-        host.realtime = process.boot_time_realtime_usec()
-        host.monotonic = 0
-        if Path("/dev/vsock").exists():
-            host.vsock_cid = 1  # VMADDR_CID_LOCAL, vsock(7)
-        host.started = True
-        self._registry.add(host)
-
     # -- going ---------------------------------------------------------------------------------------------
 
     def finalize(self, machine: Machine) -> None:
@@ -363,13 +320,6 @@ class Registrar:
             machine.close()
         journal.flush()
         await asyncio.gather(*self._unrefs, return_exceptions=True)
-
-
-def _unit_of(pid: int) -> str | None:
-    try:
-        return cgroup.unit_of(pid)
-    except OSError:
-        return None
 
 
 def _is_restart(old: Machine, leader: PidRef, *, own_unit: bool) -> bool:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import json
 import logging
-import re
 import socket
 import struct
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from machined.linux.fds import FdSet, OwnedFd
 from machined.linux.process import PidRef
+from machined.varlink.parser import parse
 from machined.varlink.presence import PeerLostError, while_there
 from machined.varlink.standard import SERVICE, descriptions
 from machined.varlink.table import STRING, Interface, Method, VarlinkError, check, invalid_parameter, need
@@ -35,8 +34,6 @@ MAX_MESSAGE: Final = 1024 * 1024
 # Bytes of messages that come or are served, of all connections of one user. Parsed they take up to twenty
 # times as much.
 MAX_PENDING_PER_USER: Final = 4 * 1024 * 1024
-# Objects and arrays in each other. Python's parser goes on until its stack is full: megabytes that stay.
-MAX_DEPTH: Final = 512
 # Of all users together but root, who has to be able to register machines whatever they do.
 MAX_CONNECTIONS: Final = 4096
 MAX_CONNECTIONS_PER_USER: Final = 1024
@@ -47,9 +44,6 @@ ACCEPT_PAUSE: Final = 1.0
 # asm-generic/socket.h; Python 3.11 has no name for it. Linux 6.5.
 SO_PEERPIDFD: Final = 77
 
-_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[][{}]', re.DOTALL)
-_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(_STEPS))
 # The keys of a call besides its method and parameters; "upgrade" came with systemd 258.
 FLAGS: Final = ("more", "oneway", "upgrade")
 
@@ -200,7 +194,7 @@ class Server:
                     return
                 while (end := buffer.find(b"\0", seen)) >= 0:
                     async with turn:
-                        message = _parse(bytes(buffer[:end]))
+                        message = parse(bytes(buffer[:end]))
                         # Neither reading nor writing waits while the peer keeps up: others have their turn.
                         await asyncio.sleep(0)
                     await self._message(sock, peer, message)
@@ -307,61 +301,6 @@ class Server:
         if name in self._standard:
             return {"description": self._standard[name]}
         raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=name)
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    """A call as it came.
-
-    Raises ValueError for what is none: the connection ends then, as with any server.
-    """
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
-        raise ValueError("the message is nested too deeply")
-    message = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_no_number)
-    if b"\\u" in data and not all(map(_is_text, _strings(message))):
-        raise ValueError("the message has a string that is no text")
-    if not isinstance(message, dict) or not isinstance(message.get("method"), str):
-        raise ValueError("the message is no method call")
-    return message
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises ValueError for a key that is there twice: who else reads the message may take the other one."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object of the message has the same key twice")
-    return found
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"'{text}' is no JSON")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All strings in a parsed message, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-    elif isinstance(value, dict):
-        yield from value
-        for item in value.values():
-            yield from _strings(item)
-
-
-def _is_text(text: str) -> bool:
-    """Whether a string that was written with escapes is UTF-8 that C can hold."""
-    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _too_deep(data: bytes) -> bool:
-    """Whether its objects and arrays are in each other deeper than they may, if it is JSON."""
-    # Without regard to strings first, which nearly all messages pass.
-    brackets = data.translate(None, _NO_BRACKETS)
-    if max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) <= MAX_DEPTH:
-        return False
-    steps = (_STEPS.get(match[0][0], 0) for match in _TOKENS.finditer(data))
-    return any(depth > MAX_DEPTH for depth in itertools.accumulate(steps))
 
 
 async def _send(sock: socket.socket, message: dict[str, Any], fds: FdSet | None) -> None:

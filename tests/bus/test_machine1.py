@@ -15,6 +15,7 @@ from machined.bus.names import ROOT, SERVICE
 from machined.bus.transport import BusSocket, reader
 from machined.linux.fds import FdSet
 from machined.linux.process import PidRef
+from machined.model import adoption
 from tests.fakes.service import MACHINE, Client, Served
 from tests.fakes.systemd1 import DEFAULTS
 from tests.fakes.world import turns
@@ -327,7 +328,7 @@ async def test_a_restart_announces_again(service: Served) -> None:
     (service.sandbox.records / "old").write_text(
         f"SCOPE={UNIT}\nLEADER={os.getpid()}\nCLASS=container\nREALTIME=5\nMONOTONIC=6\n", encoding="utf-8"
     )
-    adopted = service.core.registrar.adopt()
+    adopted = adoption.adopt(service.core.registry, service.core.records)
     service.core.announce(adopted)
     assert await service.client.signal("MachineNew") == ("MachineNew", "old", ROOT + "/machine/old")
     assert await service.client.get(ROOT + "/machine/old", MACHINE, "Timestamp") == 5

@@ -14,6 +14,7 @@ import pytest
 
 from machined.linux import helper, process
 from machined.linux.fds import FdSet
+from machined.model import adoption
 from machined.model.errors import MachineError, Problem
 from machined.model.inflight import MAX_OPERATIONS
 from machined.model.machine import MachineClass
@@ -34,7 +35,7 @@ PATHS = {"source": "/from/here", "destination": "/to/there"}
 @pytest.fixture
 async def host(sandbox: Sandbox, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     async with world(sandbox, getattr(request, "param", 262)) as made:
-        made.core.registrar.add_host(b"")
+        adoption.add_host(made.core.registry, b"")
         await made.register("web", uid=1000)
         yield made
 

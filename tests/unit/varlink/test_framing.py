@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machined.varlink import server
+from machined.varlink import parser
 from machined.varlink.server import Call, Peer, Server
 from machined.varlink.table import BOOL, INT, STRING, Array, Interface, Method, may
 from tests.settled import descriptors
@@ -157,7 +157,7 @@ def test_a_pair_of_surrogates_is_one_character() -> None:
     assert served(data, []) == [{"parameters": {"text": "😀"}}]
 
 
-@given(st.integers(1, 3 * server.MAX_DEPTH), st.sampled_from(['{"a":', "[", '{"\\"[":[']), st.booleans())
+@given(st.integers(1, 3 * parser.MAX_DEPTH), st.sampled_from(['{"a":', "[", '{"\\"[":[']), st.booleans())
 def test_depth(depth: int, opening: str, inside: bool) -> None:
     """Refused beyond a limit before Python's parser sees it, and never for what is in a string."""
     levels = depth * opening.replace('\\"[', "").count("[") + depth * opening.count("{")
@@ -166,7 +166,7 @@ def test_depth(depth: int, opening: str, inside: bool) -> None:
         data = json.dumps({"method": METHOD, "parameters": {"text": data.decode()}}).encode()
         assert served(data + b"\0", []) == [{"parameters": {"text": (opening * depth)}}]
     else:
-        assert server._too_deep(data) == (levels > server.MAX_DEPTH)
+        assert parser.too_deep(data) == (levels > parser.MAX_DEPTH)
         assert served(b'{"method":"a.B","parameters":' + data + b"\0", []) == []
 
 
