@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From a message to a handler and back, with the answers sd-bus gives where something does not fit.
-
-Objects are looked up at call time: nothing is exported, so a machine costs nothing on the bus until somebody
-asks.
-"""
+"""From a message to a handler and back, with the answers sd-bus gives where something does not fit."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from dbus_fast import Message, MessageType, Variant
@@ -24,8 +20,8 @@ from machined.bus.callers import Callers
 from machined.bus.connection import Bus
 from machined.bus.errors import wire_error
 from machined.bus.prepared import Prepared
+from machined.bus.tree import Tree
 from machined.bus.vtable import Access, Emits, Fallback, Fixed, Interface, Method, Property
-from machined.linux.escape import bus_label_unescape
 from machined.linux.fds import FdSet
 
 log = logging.getLogger(__name__)
@@ -92,18 +88,14 @@ class Dispatcher:
         self._modern = version >= 258
         self._authority = authority
         self._callers = Callers(bus)
-        self._fixed: dict[str, Fixed] = {}
-        self._fallbacks: list[Fallback] = []
+        self._tree = Tree()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight: Counter[str] = Counter()
         self._of_sender: dict[str, dict[asyncio.Task[None], Call]] = {}
 
     def add(self, entry: Fixed | Fallback) -> None:
         """Serve these objects from now on; the order of adding is the order in the introspection."""
-        if isinstance(entry, Fixed):
-            self._fixed[entry.path] = entry
-        else:
-            self._fallbacks.append(entry)
+        self._tree.add(entry)
 
     def start(self) -> None:
         """Take the connection's incoming calls."""
@@ -240,7 +232,7 @@ class Dispatcher:
             return "s", [await self._introspect(call, path)]
         if interface == PROPERTIES and member in EXPECTED:
             return await self._properties(call, path, member)
-        for table, find in self._tables(path):
+        for table, find in self._tree.tables(path):
             row = table.method(member) if table.name == interface else None
             if row is None:
                 continue
@@ -251,7 +243,7 @@ class Dispatcher:
                 # The object may be there by another interface of ours: not for this one.
                 raise unknown_object(path)
             return row.out_signature, await self._invoke(call, table, row, target)
-        if not (self._is_prefix(path) or await self._targets(call, path)):
+        if not (self._tree.is_prefix(path) or await self._tree.targets(call, path)):
             raise unknown_object(path)
         raise Refusal("UnknownMethod", f"Unknown method {member} or interface {interface}.")
 
@@ -270,47 +262,7 @@ class Dispatcher:
             return []
         return [result] if len(row.out_args) == 1 else list(result)
 
-    # -- the tree ------------------------------------------------------------------------------------------
-
-    def _tables(self, path: str) -> Iterator[tuple[Interface, Any]]:
-        """The tables that may apply at a path, each with a coroutine function for its target (or None)."""
-        fixed = self._fixed.get(path)
-        if fixed is not None:
-            for table in fixed.interfaces:
-                yield table, _finder(fixed)
-        for fallback in self._fallbacks:
-            label = path.removeprefix(fallback.prefix + "/")
-            if label != path and "/" not in label:
-                # An escaped NUL is the end of a name in C.
-                yield fallback.interface, _searcher(fallback, bus_label_unescape(label).partition("\0")[0])
-
-    async def _targets(self, call: Call, path: str) -> list[tuple[Interface, Any]]:
-        found = []
-        for table, find in self._tables(path):
-            target = await find(call)
-            if target is not None:
-                found.append((table, target))
-        return found
-
-    def _children(self, path: str) -> list[str] | None:
-        """The names below a path in the order sd-bus lists them; None when no such node exists."""
-        below = path.rstrip("/") + "/"
-        known = list(self._fixed) + [fallback.prefix for fallback in self._fallbacks]
-        children = [
-            known_path.removeprefix(below).split("/")[0]
-            for known_path in known
-            if known_path.startswith(below)
-        ]
-        exists = path in self._fixed or bool(children)
-        for fallback in self._fallbacks:
-            if fallback.prefix == path:
-                exists = True
-                children += fallback.enumerate()
-        return list(dict.fromkeys(children)) if exists else None
-
-    def _is_prefix(self, path: str) -> bool:
-        """Whether objects lie directly below; sd-bus takes such a path for an object without properties."""
-        return any(fallback.prefix == path for fallback in self._fallbacks)
+    # -- what every object has -----------------------------------------------------------------------------
 
     def _peer(self, member: str) -> tuple[str, list[Any]]:
         """Of every path, whether an object is there or not; sd-bus does not look at the arguments."""
@@ -324,8 +276,8 @@ class Dispatcher:
     async def _introspect(self, call: Call, path: str) -> str:
         if call.message.signature:
             raise Refusal("InvalidArgs", "Expected no parameters")
-        targets = await self._targets(call, path)
-        children = self._children(path)
+        targets = await self._tree.targets(call, path)
+        children = self._tree.children(path)
         if not targets and children is None:
             raise unknown_object(path)
         return introspection.node([table for table, _ in targets], children or [])
@@ -337,12 +289,12 @@ class Dispatcher:
         signature = call.message.signature or ""
         if not signature.startswith(start):
             raise Refusal("InvalidArgs", complaint)
-        targets = await self._targets(call, path)
-        if not targets and not self._is_prefix(path):
+        targets = await self._tree.targets(call, path)
+        if not targets and not self._tree.is_prefix(path):
             raise unknown_object(path)
         name = call.message.body[0]
         served = {table.name for table, _ in targets}
-        if name not in served and any(table.name == name for table, _ in self._tables(path)):
+        if name not in served and any(table.name == name for table, _ in self._tree.tables(path)):
             raise unknown_object(path)
         if member == "GetAll":
             return "a{sv}", [self._all(call, targets, name)]
@@ -390,18 +342,3 @@ class Dispatcher:
                 f"expected '{row.type}', got '{value.signature}'.",
             )
         row.setter(call, target, value.value)
-
-
-def _finder(fixed: Fixed) -> Any:
-    async def find(_: Call) -> Any:
-        return fixed.target
-
-    return find
-
-
-def _searcher(fallback: Fallback, label: str) -> Any:
-    async def find(call: Call) -> Any:
-        target = fallback.find(call, label)
-        return await target if inspect.isawaitable(target) else target
-
-    return find
