@@ -16,10 +16,16 @@ LEAST_CASES: Final = 4000
 
 
 def test_answers_are_those_of_stock(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stock has races of its own: what differs has to do so twice, and what did so once is printed."""
     comparison = compare(suite, *both(suite))
+    lines, differing = [comparison.summary()], comparison.unexplained
+    if differing:
+        again = {(other.user, other.case) for other in compare(suite, *both(suite)).unexplained}
+        once = [each for each in differing if (each.user, each.case) not in again]
+        differing = [each for each in differing if (each.user, each.case) in again]
+        lines += ["differed once, and not when asked again:", *(each.text() for each in once)]
     with capsys.disabled():  # the counts are worth a line of every run
-        print(f"\n{comparison.summary()}")
+        print("", *lines, sep="\n")
     # A script that came to nothing would find no difference either.
     assert comparison.cases > LEAST_CASES
-    texts = [difference.text() for difference in comparison.unexplained]
-    assert not texts, "\n".join([comparison.summary(), *texts])
+    assert not differing, "\n".join(each.text() for each in differing)
