@@ -89,7 +89,7 @@ class Bus(MessageBus):
             async with asyncio.timeout(timeout):
                 await bus._authenticate()
                 bus._out = Writer(bus, sock)
-                bus._loop.add_reader(bus._fd, reader(sock, bus._process_message, bus.lost))
+                bus._loop.add_reader(bus._fd, reader(sock, bus._receive, bus.lost))
                 reply = await bus.request(DBUS, DBUS_PATH, DBUS, "Hello")
                 if not reply or not isinstance(reply[0], str):
                     raise ConnectionRefusedError(errno.ECONNREFUSED, "the other side is no message bus")
@@ -252,9 +252,11 @@ class Bus(MessageBus):
 
     # -- messages in ---------------------------------------------------------------------------------------
 
-    def _process_message(self, msg: Message) -> None:
-        # Overrides the library's dispatch: it would answer Introspect, Ping and Properties by
-        # itself, unlike sd-bus.
+    def _receive(self, msg: Message) -> bool:
+        """In the place of the library's dispatch, which answers some by itself and unlike sd-bus.
+
+        Whether somebody has waited for the message.
+        """
         fds = FdSet(msg.unix_fds or ())
         kind = msg.message_type
         if kind is type_call:
@@ -263,19 +265,20 @@ class Bus(MessageBus):
             except Exception:
                 fds.close()
                 log.exception("Handling a call of %s failed, ignoring", msg.member)
-            return
+            return False
         if kind is type_signal:
             fds.close()
             try:
                 self.on_signal(msg)
             except Exception:
                 log.exception("Handling signal %s failed, ignoring", msg.member)
-            return
+            return False
         future = self._replies.get(msg.reply_serial)
         if future is None or future.done():
             fds.close()
-            return
+            return False
         future.set_result((msg, fds))
+        return True
 
     def _refuse(self, msg: Message, fds: FdSet) -> None:
         # A guest's bus has no business calling us.

@@ -269,10 +269,11 @@ class Writer:
 
 
 def reader(
-    sock: BusSocket, process: Callable[[Message], None], lost: Callable[[Exception], None]
+    sock: BusSocket, process: Callable[[Message], object], lost: Callable[[Exception], None]
 ) -> Callable[[], None]:
     """A callback for loop.add_reader that serves at most BATCH messages and comes again for the rest.
 
+    `process` says whether somebody has waited for the message: who has goes on before the next is served.
     With descriptors negotiated the unmarshaller reads exactly one message at a time, so nothing is left in a
     buffer of ours when we return and the (level-triggered) poll reports the rest.
     """
@@ -308,7 +309,8 @@ def reader(
                 if message is None:
                     return
                 sock.hand_over()
-                process(message)
+                if process(message):
+                    return
         except Exception as error:
             sock.discard()
             lost(error)

@@ -34,7 +34,7 @@ class Ordered(Client):
 
     def __init__(self, client: Client) -> None:
         super().__init__(client.bus)
-        process = client.bus._process_message
+        process = client.bus._receive
         self.order: list[str] = []
 
         def look(message: Message) -> None:

@@ -274,6 +274,25 @@ class TestHostileGuest:
         assert not bus.disconnected.done()
 
 
+async def test_who_waits_goes_on_before_the_next_message(guest_bus: tuple[Bus, BusSocket]) -> None:
+    """The answer to a stop, and right behind it the word of what that has led to: the order counts."""
+    bus, guest = guest_bus
+    order: list[str] = []
+    bus.on_signal = lambda _: order.append("signal")
+
+    async def ask() -> None:
+        await bus.request("x.y", "/", "x.y", "Z")
+        order.append("answer")
+
+    asking = asyncio.ensure_future(ask())
+    await turns()
+    answer = Message(message_type=MessageType.METHOD_RETURN, reply_serial=2, serial=5)
+    guest.send(bytes(answer._marshall(True)) + bytes(message("after", 6)._marshall(True)))
+    await asking
+    await until(lambda: len(order) == 2)
+    assert order == ["answer", "signal"]
+
+
 class TestGivenUp:
     async def test_the_descriptors_of_a_message_outlive_its_caller(
         self, guest_bus: tuple[Bus, BusSocket]
