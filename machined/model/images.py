@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from machined.linux import btrfs, filesystem
-from machined.model import versions
+from machined.model import stacks, versions
 from machined.model.names import HOST, is_image_name
+from machined.model.stacks import Stack
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class ImageType(StrEnum):
     SUBVOLUME = "subvolume"
     RAW = "raw"
     BLOCK = "block"
-    MSTACK = "mstack"  # 260 and later
+    MSTACK = "mstack"  # before 260 those alone that are layered images of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Image:
     limit: int = UNKNOWN
     usage_exclusive: int = UNKNOWN
     limit_exclusive: int = UNKNOWN
+    stack: Stack | None = None
+    """What a layered image is put together from."""
 
     @property
     def is_tree(self) -> bool:
@@ -96,7 +99,7 @@ class Images:
     def __init__(self, search_path: tuple[Path, ...] = SEARCH_PATH, version: int = 257) -> None:
         self._search_path = search_path
         self._version = version
-        self._suffixes = ("", ".raw", ".mstack") if version >= 260 else ("", ".raw")
+        self._suffixes = ("", ".raw", stacks.SUFFIX)
 
     def find(self, name: str) -> Image | None:
         """The image of this name, None when there is none (or the name cannot be one)."""
@@ -136,11 +139,20 @@ class Images:
         for candidate in self._suffixes[1:]:
             raw = candidate == ".raw"
             if name.endswith(candidate) and (versioned or raw != is_directory):
+                if not raw and not self._is_mstack(path):
+                    continue
                 name, suffix = name.removesuffix(candidate), candidate
                 break
         if name in known or not is_image_name(name):
             return None
         return self._examine(path, name, suffix, versioned=versioned, listed=True)
+
+    def _is_mstack(self, path: Path) -> bool:
+        """Whether a directory with the suffix is one: before 260 the suffix meant nothing to systemd."""
+        try:
+            return self._version >= 260 or stacks.read(os.fspath(path)) is not None
+        except OSError:
+            return False
 
     def _examine(
         self, path: Path, name: str, suffix: str, *, versioned: bool, listed: bool = False
@@ -169,8 +181,12 @@ class Images:
             or (self._version >= 259 and name.startswith("."))
         )
         mode = status.st_mode
-        if stat.S_ISDIR(mode) and ".mstack" in self._suffixes and where.endswith(".mstack"):
-            return Image(name, where, ImageType.MSTACK, fixed, filesystem.created_usec(where))
+        if stat.S_ISDIR(mode) and where.endswith(stacks.SUFFIX):
+            stack = stacks.read(where)
+            if stack is not None and not suffix:
+                return None  # it has its name without the suffix
+            if stack is not None or self._version >= 260:
+                return self._stack(where, name, fixed, stack)
         if stat.S_ISDIR(mode) and not suffix:
             if btrfs.is_subvolume(where):
                 return self._subvolume(where, name, fixed)
@@ -190,6 +206,10 @@ class Images:
             fixed = fixed or locked or not mode & 0o222
             return Image(name, where, ImageType.BLOCK, fixed, 0, 0, size, size, size, size)
         return None
+
+    def _stack(self, where: str, name: str, fixed: bool, stack: Stack | None) -> Image:
+        fixed = fixed or (stack is not None and _is_immutable(where))
+        return Image(name, where, ImageType.MSTACK, fixed, filesystem.created_usec(where), stack=stack)
 
     def _subvolume(self, where: str, name: str, fixed: bool) -> Image:
         with btrfs.open_directory(where) as directory:
