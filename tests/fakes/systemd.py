@@ -35,6 +35,7 @@ class FakeServiceManager:
         self.transient: dict[str, dict[str, Any]] = {}
         self.hooks: dict[str, Hook] = {}
         self.jobs: dict[str, asyncio.Future[str]] = {}
+        self.queued: set[str] = set()  # units with a job
         self.changes: list[UnitChange] = []
         self._count = 0
         self._core: Core | None = None
@@ -129,6 +130,10 @@ class FakeServiceManager:
 
     async def reset_failed(self, name: str) -> None:
         await self._called("reset_failed", name)
+
+    async def has_job(self, unit: str) -> bool:
+        await self._called("has_job", unit)
+        return unit in self.queued
 
     async def job_exists(self, path: str) -> bool:
         await self._called("job_exists", path)

@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _clean(arguments: argparse.Namespace) -> int:
     in_use = instance.leftovers()
-    for name in ("trees", "layers", "wheels", "images"):
+    for name in ("trees", "layers", "wheels", "images", "mirrors"):
         cache.prune(list(cache.directory(name).iterdir()))
     cache.empty_trash()
     if in_use:

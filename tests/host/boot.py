@@ -215,12 +215,16 @@ class Host:
 
     def add_guest(self, name: str) -> Path:
         """Copy the guest tree to /var/lib/machines/NAME; return its path outside."""
-        target = self._instance.directory / "machines" / name
+        target = self._instance.machines / name
         # No hard links: systemd-nspawn -U changes the owners.
         subprocess.run(
             ["cp", "-a", "--reflink=auto", os.fspath(self.trees.guest), os.fspath(target)], check=True
         )
         return target
+
+    def plain_pool(self, size: int = 0) -> None:
+        """Make /var/lib/machines no mount point; `size`: on an ext4 of so many bytes. Before the boot."""
+        self._instance.plain_pool(size)
 
     def snapshot(self) -> Snapshot:
         """What guests may leave behind in the host, to compare with a later look."""

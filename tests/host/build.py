@@ -28,8 +28,8 @@ def ensure(suite: str) -> Trees:
     return Trees(suite, tree(recipe.host(suite)), tree(recipe.guest(suite)))
 
 
-def tree(wanted: recipe.Recipe) -> Path:
-    """The cached tree of one recipe."""
+def tree(wanted: recipe.Recipe, *, also: Sequence[str] = ()) -> Path:
+    """The cached tree of one recipe; `also`: further options of mmdebstrap."""
     path = cache.directory("trees") / f"{wanted.name}-{wanted.digest()}"
     if path.is_dir():
         return path
@@ -42,7 +42,7 @@ def tree(wanted: recipe.Recipe) -> Path:
         cache.remove(partial)
         cache.run_step(
             f"building the {wanted.name.replace('-', ' ')} tree (about a minute, cached afterwards)",
-            list(_mmdebstrap(wanted, partial)),
+            list(_mmdebstrap(wanted, partial, also)),
         )
         partial.chmod(0o755)
         partial.rename(path)
@@ -51,7 +51,7 @@ def tree(wanted: recipe.Recipe) -> Path:
     return path
 
 
-def _mmdebstrap(wanted: recipe.Recipe, target: Path) -> Iterator[str]:
+def _mmdebstrap(wanted: recipe.Recipe, target: Path, also: Sequence[str]) -> Iterator[str]:
     # In a mount namespace, where what it mounts in the tree is gone with it even when it is killed.
     yield from ("unshare", "--mount", "--propagation", "private", "--")
     yield from ("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory")
@@ -60,6 +60,7 @@ def _mmdebstrap(wanted: recipe.Recipe, target: Path) -> Iterator[str]:
     yield from (f"--dpkgopt=path-exclude={pattern}" for pattern in wanted.excluded)
     yield "--dpkgopt=force-unsafe-io"
     yield from (f"--customize-hook={hook}" for hook in wanted.hooks)
+    yield from also
     yield from (wanted.suite, os.fspath(target))
     if (mirror := machine_mirror()) is not None:
         yield mirror

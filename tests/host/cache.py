@@ -82,7 +82,7 @@ def prune(paths: Sequence[Path]) -> None:
 def mounts_under(path: Path) -> list[Path]:
     """Mount points at or below a path, the deepest (latest) first."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+    for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines():
         # The kernel writes blanks and the like as three octal digits.
         target = Path(re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), line.split()[4]))
         if target == path or path in target.parents:

@@ -19,7 +19,7 @@ from .cache import TestHostError
 @functools.cache
 def cgroup_root() -> Path | None:
     """Where the unified cgroup hierarchy is mounted: on a hybrid machine it is not /sys/fs/cgroup itself."""
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+    for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines():
         fields, _, rest = line.partition(" - ")
         if rest.split()[0] == "cgroup2":
             return Path(fields.split()[4])
@@ -34,6 +34,7 @@ class Instance:
         self.name = f"{name}-{secrets.token_hex(4)}"
         self.directory = cache.directory("run") / self.name
         self.tree = self.directory / "tree"
+        self.machines = self.directory / "machines"
         self._held = [cache.hold(path) for path in (*lowers, *read_only.values())]
         with cache.locked("run"):
             _collect_leftovers()
@@ -50,19 +51,39 @@ class Instance:
             (self.directory / name).mkdir()
         # The tree's root directory takes its mode from the upper one.
         (self.directory / "upper").chmod(0o755)
-        (self.directory / "machines").chmod(0o700)
+        self.machines.chmod(0o700)
         options = f"lowerdir={':'.join(map(os.fspath, lowers))},upperdir={self.directory}/upper"
         # redirect_dir: a directory of a lower layer can be renamed, as on any other file system.
         # volatile: no sync(2) of systemd's has to wait for the disk. The mount is never made a second time.
         options += f",workdir={self.directory}/work,volatile,redirect_dir=on"
         mount("-t", "overlay", "-o", options, "machined-tests", self.tree)
         # Not on the overlay: systemd-nspawn -U chowns a whole guest there, or maps its ids.
-        mount("--bind", self.directory / "machines", self.tree / "var/lib/machines")
+        mount("--bind", self.machines, self.tree / "var/lib/machines")
         for inside, source in read_only.items():
             target = self.tree / inside.lstrip("/")
             target.mkdir(parents=True, exist_ok=True)
             mount("--bind", source, target)
             mount("-o", "remount,bind,ro", target)
+
+    def plain_pool(self, size: int) -> None:
+        """Make /var/lib/machines a directory of /var/lib, and that an ext4 of this size, or on our disk (0).
+
+        As on most hosts, where it is no mount point. Before the boot.
+        """
+        state = self.directory / "state"
+        state.mkdir(mode=0o755)
+        if size:
+            disk = self.directory / "state.ext4"
+            with disk.open("xb") as file:
+                file.truncate(size)
+            subprocess.run(["mkfs.ext4", "-q", os.fspath(disk)], check=True)
+            mount("-o", "loop", disk, state)
+        inside = self.tree / "var/lib"
+        subprocess.run(["umount", os.fspath(inside / "machines")], check=True)
+        subprocess.run(["cp", "-a", f"{inside}/.", os.fspath(state)], check=True)
+        mount("--bind", state, inside)
+        self.machines = state / "machines"
+        self.machines.chmod(0o700)
 
     @property
     def cgroup(self) -> Path:
@@ -160,7 +181,9 @@ def _detach_loop_devices(directory: Path) -> None:
         return
     # By device and inode: a path means nothing any more once the mount namespace it was used in is gone.
     overlay = tree.stat().st_dev
-    images = {(status.st_dev, status.st_ino) for status in _statuses(directory / "machines")}
+    # In the directory itself there is the disk of plain_pool(), in its "state" the pool in a file.
+    places = [directory, directory / "machines", directory / "state"]
+    images = {(s.st_dev, s.st_ino) for place in places if place.is_dir() for s in _statuses(place)}
     command = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN,BACK-INO"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in listed.stdout.splitlines():

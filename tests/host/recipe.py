@@ -13,12 +13,16 @@ HOST_PACKAGES = (
     "libnss-systemd", "libpam-systemd", "udev", "kmod", "dbus", "polkitd", "login", "passwd", "util-linux",
     "procps", "less", "iproute2", "iputils-ping", "nftables", "btrfs-progs", "e2fsprogs", "gpg", "gpgv",
     "tar", "bzip2", "xz-utils", "zstd", "make", "python3", "python3-venv", "python3-pip", "python3-systemd",
+    "mmdebstrap", "debootstrap",
 )  # fmt: skip
 
 GUEST_PACKAGES = (
     "systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "iproute2", "login", "passwd",
     "util-linux",
 )  # fmt: skip
+
+# What downloads need: trixie's systemd-container depends on it, sid's only suggests it.
+SUITE_PACKAGES = {"sid": ("libcurl4t64",)}
 
 VM_PACKAGES = ("linux-image-cloud-amd64", "initramfs-tools")
 
@@ -114,7 +118,8 @@ class Recipe:
 
 def host(suite: str) -> Recipe:
     """The machine under test."""
-    return Recipe(f"{suite}-host", suite, HOST_PACKAGES, (_COMMON_HOOK, _HOST_HOOK))
+    packages = HOST_PACKAGES + SUITE_PACKAGES.get(suite, ())
+    return Recipe(f"{suite}-host", suite, packages, (_COMMON_HOOK, _HOST_HOOK))
 
 
 def virtual_machine(suite: str) -> Recipe:

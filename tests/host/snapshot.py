@@ -18,6 +18,8 @@ systemctl show --property=Id,Slice,ActiveState '*.service' '*.scope' | awk -F= '
 for directory in machines nspawn; do
     find /run/systemd/$directory -mindepth 1 \( ! -type d -o -path '*/propagate/*' \) 2>/dev/null
 done | sed 's/^/file /'
+find /run/machined -mindepth 2 2>/dev/null | sed 's/^/file /'
+find /var/lib/machines -mindepth 1 -maxdepth 1 -name '.#*' 2>/dev/null | sed 's/^/hidden /'
 """
 
 
