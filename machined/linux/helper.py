@@ -20,7 +20,7 @@ from machined.linux import nshelper
 from machined.linux.fds import FdSet, recv_with_fds, send_with_fds
 from machined.linux.interpreter import Interpreter, program
 from machined.linux.process import PidRef
-from machined.linux.zygote import Zygote
+from machined.linux.zygote import Job, Zygote
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +221,17 @@ class _Keeper:
                 log.debug("The process that forks namespace helpers is gone, starting another: %s", error)
         return _Process()
 
+    def operation(self, sock: socket.socket) -> Job | None:
+        """As child(), of a long operation, without a way out."""
+        for _ in range(2):
+            try:
+                return self.begin().begin(sock, operation=True)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                log.debug("The process that forks operations is gone, starting another: %s", error)
+        return None
+
     async def close(self) -> None:
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
@@ -246,6 +257,15 @@ async def kept() -> AsyncIterator[None]:
 def _new_child() -> _Child:
     keeper = _keepers.get(asyncio.get_running_loop())
     return _Process() if keeper is None else keeper.child()
+
+
+def fork_operation(sock: socket.socket) -> Job | None:
+    """Have a fork of the process that is kept do a long operation (machined.linux.workerchild).
+
+    None when there is no such process. The socket stays the caller's.
+    """
+    keeper = _keepers.get(asyncio.get_running_loop())
+    return None if keeper is None else keeper.operation(sock)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from machined.linux import helper
 from machined.linux.interpreter import Interpreter, program
 
 LIMIT: Final = 64
@@ -134,7 +135,6 @@ async def _operate(operation: str, args: tuple[Any, ...], timeout: float | None)
             async with asyncio.timeout(timeout):
                 await child.send(marshal.dumps((operation, args)))
                 answer = await child.receive()
-                await asyncio.shield(child.gone)
         except TimeoutError:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
     finally:
@@ -155,14 +155,18 @@ class _Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             ours.setblocking(False)
-            self._interpreter = Interpreter(_PROGRAM, theirs)
+            # A fork of what has everything loaded, or where that cannot be had an interpreter of its own.
+            job = helper.fork_operation(theirs)
+            self._process = job or Interpreter(_PROGRAM, theirs)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
         self._sock = ours
-        self.gone = self._interpreter.gone
+        self._reaped = job is not None
+        self._answered = False
+        self.gone = self._process.gone
 
     async def send(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -178,6 +182,7 @@ class _Child:
                 data += packet
                 if len(data) > _REPLY_MAX:
                     raise OSError(errno.EMSGSIZE, f"an operation answers with more than {_REPLY_MAX} bytes")
+        self._answered = bool(data)
         return bytes(data)
 
     async def end(self) -> None:
@@ -185,12 +190,21 @@ class _Child:
         self._sock.close()
         if self.gone.done():
             return
-        self._interpreter.terminate()
+        if self._answered and self._reaped:
+            # It is on its way out, and somebody else waits for that.
+            asyncio.get_running_loop().call_later(GRACE, self._kill_late)
+            return
+        if not self._answered:
+            self._process.terminate()
         waiting = asyncio.ensure_future(asyncio.wait([self.gone], timeout=GRACE))
         try:
             await asyncio.shield(waiting)
         finally:
             if not self.gone.done():
-                self._interpreter.kill()
+                self._process.kill()
                 await asyncio.wait([self.gone], timeout=GRACE)
             await asyncio.wait([waiting])
+
+    def _kill_late(self) -> None:
+        if not self.gone.done():
+            self._process.kill()

@@ -33,6 +33,7 @@ def _answer(sock: int, number: int, value: Any) -> None:
     data = marshal.dumps((number, value))
     while data:
         data = data[os.write(sock, data) :]
+    os.close(sock)  # the end of the answer: nobody has to wait until this process is taken apart
 
 
 def _stop(signo: int, frame: object) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The daemon's side of the process that forks namespace helpers (machined.linux.nszygote).
+"""The daemon's side of the process that forks helpers and long operations (machined.linux.nszygote).
 
 A job in a fork of it begins in a millisecond or two, where an interpreter of its own takes ten times that.
 """
@@ -43,6 +43,11 @@ class Job:
         if not self.gone.done():
             self._zygote.kill(self._number)
 
+    def terminate(self) -> None:
+        """Tell it to end, soon."""
+        if not self.gone.done():
+            self._zygote.terminate(self._number)
+
     def lost(self) -> None:
         """The zygote has ended, so nobody else can name this process group; its first process we can."""
         if self.pidfd is not None:
@@ -77,14 +82,15 @@ class Zygote:
         self.alive = True
         self._loop.add_reader(ours, self._read)
 
-    def begin(self, sock: socket.socket) -> Job:
+    def begin(self, sock: socket.socket, *, operation: bool = False) -> Job:
         """Have a child serve the other end of a socket; this end stays the caller's to close.
 
-        Raises OSError (BlockingIOError: it has more to do than it can), after which `alive` may be False.
+        It is a helper, or does a long operation. Raises OSError (BlockingIOError: it has more to do than it
+        can), after which `alive` may be False.
         """
         job = next(self._numbers)
         try:
-            send_with_fds(self._sock, b"J" + packed(job), [sock.fileno()])
+            send_with_fds(self._sock, (b"W" if operation else b"J") + packed(job), [sock.fileno()])
         except BlockingIOError:
             raise
         except OSError:
@@ -94,16 +100,20 @@ class Zygote:
         return self._jobs[job]
 
     def kill(self, job: int) -> None:
+        self._send(b"K", job)
+
+    def terminate(self, job: int) -> None:
+        self._send(b"T", job)
+
+    def _send(self, what: bytes, job: int) -> None:
+        if job not in self._jobs or not self.alive:
+            return
         try:
-            send_with_fds(self._sock, b"K" + packed(job))
+            send_with_fds(self._sock, what + packed(job))
         except BlockingIOError:
-            self._loop.call_later(0.05, self._kill_again, job)
+            self._loop.call_later(0.05, self._send, what, job)
         except OSError:
             self._lost()
-
-    def _kill_again(self, job: int) -> None:
-        if job in self._jobs and self.alive:
-            self.kill(job)
 
     def _read(self) -> None:
         try:
