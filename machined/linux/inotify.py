@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One inotify instance in the event loop, for watches that others put up on it (linux/nshelper.py)."""
+"""One inotify instance in the event loop, for watches that others put up on it (linux/nshelper.py).
+
+dirwatch.py has one that is asked instead.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import contextlib
 import logging
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from machined.linux import syscalls
@@ -19,6 +22,15 @@ log = logging.getLogger(__name__)
 _HEAD: Final = struct.Struct("=iIII")
 # One read each time the loop comes by; what is left makes it come by again.
 _BUFFER: Final = 64 * 1024
+
+
+def events(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """What was read from an instance: (watch, IN_… bits, name in a directory or nothing)."""
+    position = 0
+    while position + _HEAD.size <= len(data):
+        watch, mask, _, length = _HEAD.unpack_from(data, position)
+        position += _HEAD.size + length
+        yield watch, mask, data[position - length : position].rstrip(b"\0")
 
 
 class Inotify:
@@ -52,10 +64,7 @@ class Inotify:
         except (BlockingIOError, InterruptedError):
             return
         watches: set[int] = set()
-        position = 0
-        while position + _HEAD.size <= len(data):
-            watch, mask, _, length = _HEAD.unpack_from(data, position)
-            position += _HEAD.size + length
+        for watch, mask, _ in events(data):
             if mask & syscalls.IN_Q_OVERFLOW:
                 self._changed(None)
                 return

@@ -54,6 +54,11 @@ def parse(data: bytes) -> list[Mount]:
     return mounts
 
 
+def targets(data: bytes) -> frozenset[str]:
+    """Where something is mounted, from mountinfo's text: quicker than to take all of it apart."""
+    return frozenset(_text(line.split(b" ", 5)[4]) for line in data.splitlines())
+
+
 def mount_points() -> list[Mount]:
     """All mounts we can see, in the order of the kernel's table."""
     with open("/proc/self/mountinfo", "rb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Says once for each process that is watched that what is mounted where it lives has changed.
+"""Tells that what is mounted somewhere has changed: once for each process that is watched, and of our own.
 
 /proc/PID/mountinfo is pollable (proc_pid_mountinfo(5)). A watch fires once: a busy process costs nothing
 until somebody watches it anew.
@@ -12,6 +12,9 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
+
+from machined.linux.fds import OwnedFd
+from machined.linux.mounts import targets
 
 
 class MountWatch:
@@ -55,3 +58,33 @@ class MountWatch:
         with contextlib.suppress(InterruptedError):
             for watch, _ in self._epoll.poll(0):
                 self._changed(watch)
+
+
+class OwnMounts:
+    """Where something is mounted in our own mount namespace; read anew only when that has changed."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._fd = OwnedFd(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC))
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLPRI)
+        self._poll.poll(0)
+        self._targets = self._read()
+
+    def targets(self) -> frozenset[str]:
+        """The mount points: the same object for as long as nothing has changed. Raises OSError."""
+        if self._poll.poll(0):
+            # Only now, so that a change while it is read is another one.
+            self._targets = self._read()
+        return self._targets
+
+    def _read(self) -> frozenset[str]:
+        os.lseek(self._fd.fileno(), 0, os.SEEK_SET)
+        data = bytearray()
+        while part := os.read(self._fd.fileno(), 1 << 16):
+            data += part
+        return targets(bytes(data))
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._fd.close()

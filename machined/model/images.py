@@ -2,7 +2,7 @@
 """The images of the host: where they are looked for, which of two with the same name counts, what they are.
 
 The rules are those of systemd-machined(8) and the file system, asked at each call: a tree that changes
-behind our back is seen as it is.
+behind our back is seen as it is. image_cache.py gives the same answers, and asks for less.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -106,31 +106,49 @@ class Images:
         if not is_image_name(name):
             return None
         for directory in self._search_path:
-            for version in ("", ".v"):
-                for suffix in self._suffixes:
-                    path = directory / f"{name}{suffix}{version}"
-                    image = self._examine(path, name, suffix, versioned=bool(version))
-                    if image is not None:
-                        return image
+            image = self.find_in(os.fspath(directory), name)
+            if image is not None:
+                return image
         return self._host() if name == HOST else None
 
     def list(self) -> list[Image]:
         """Every image, hidden ones and `.host` included, each name once."""
         found: dict[str, Image] = {}
         for directory in self._search_path:
-            for entry in _entries(directory):
-                image = self._entry(directory / entry, found)
-                if image is not None:
-                    found[image.name] = image
+            self.list_in(os.fspath(directory), found)
         if HOST not in found:
             found[HOST] = self._host()
         return list(found.values())
 
-    def _entry(self, path: Path, known: Container[str]) -> Image | None:
+    def find_in(self, directory: str, name: str) -> Image | None:
+        """The image of this name in one directory."""
+        directory = os.path.realpath(directory)
+        for entry, suffix, versioned in self.candidates(name):
+            image = self.examine(f"{directory}/{entry}", name, suffix, versioned=versioned)
+            if image is not None:
+                return image
+        return None
+
+    def candidates(self, name: str) -> Iterator[tuple[str, str, bool]]:
+        """The entries that an image of this name may be, with suffix, and whether it has versions."""
+        for version in ("", ".v"):
+            for suffix in self._suffixes:
+                yield f"{name}{suffix}{version}", suffix, bool(version)
+
+    def list_in(self, directory: str, found: dict[str, Image]) -> None:
+        """Add the images of one directory whose names are not known yet."""
+        # Of the directory all versions tell where it is, of what is in it those before 258 tell its name.
+        directory = os.path.realpath(directory)
+        for entry in _entries(directory):
+            image = self.entry(f"{directory}/{entry}", entry, found)
+            if image is not None:
+                found[image.name] = image
+
+    def entry(self, path: str, name: str, known: Container[str]) -> Image | None:
         """The image that a file in an image directory is, unless that name is known."""
-        name, suffix, versioned = path.name, "", False
+        suffix, versioned = "", False
         try:
-            is_directory = path.is_dir()
+            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
         except OSError:
             return None
         if is_directory and name.endswith(".v"):
@@ -145,41 +163,38 @@ class Images:
                 break
         if name in known or not is_image_name(name):
             return None
-        return self._examine(path, name, suffix, versioned=versioned, listed=True)
+        return self.examine(path, name, suffix, versioned=versioned, listed=True)
 
-    def _is_mstack(self, path: Path) -> bool:
+    def _is_mstack(self, path: str) -> bool:
         """Whether a directory with the suffix is one: before 260 the suffix meant nothing to systemd."""
         try:
-            return self._version >= 260 or stacks.read(os.fspath(path)) is not None
+            return self._version >= 260 or stacks.read(path) is not None
         except OSError:
             return False
 
-    def _examine(
-        self, path: Path, name: str, suffix: str, *, versioned: bool, listed: bool = False
+    def examine(
+        self, path: str, name: str, suffix: str, *, versioned: bool, listed: bool = False
     ) -> Image | None:
+        """What is at a path, as the image of this name: found by a listing, or by its name."""
         try:
-            status = path.stat()
+            status = os.stat(path)
             if versioned:
                 if not stat.S_ISDIR(status.st_mode):
                     return None
-                chosen = versions.newest(path, name, suffix)
+                chosen = versions.newest(Path(path), name, suffix)
                 if chosen is None:
                     return None
-                path, status = chosen, chosen.stat()
+                path, status = os.fspath(chosen), chosen.stat()
             # A directory called NAME.raw is found by a listing alone.
             if not suffix and name.endswith(".raw") and stat.S_ISDIR(status.st_mode) and not listed:
                 return None
-            where = os.path.realpath(path) if self._version >= 258 else os.fspath(path)
+            where = os.path.realpath(path) if self._version >= 258 else path
             return self._image(where, name, suffix, status)
         except OSError:
             return None  # gone, a dangling link, or not ours to see
 
     def _image(self, where: str, name: str, suffix: str, status: os.stat_result) -> Image | None:
-        fixed = (
-            where.startswith("/usr/")
-            or _is_read_only(where)
-            or (self._version >= 259 and name.startswith("."))
-        )
+        fixed = self.is_fixed(where, name) or _is_read_only(where)
         mode = status.st_mode
         if stat.S_ISDIR(mode) and where.endswith(stacks.SUFFIX):
             stack = stacks.read(where)
@@ -190,8 +205,8 @@ class Images:
         if stat.S_ISDIR(mode) and not suffix:
             if btrfs.is_subvolume(where):
                 return self._subvolume(where, name, fixed)
-            fixed = fixed or _is_immutable(where)
-            return Image(name, where, ImageType.DIRECTORY, fixed, filesystem.created_usec(where))
+            created, immutable = filesystem.look(where)
+            return Image(name, where, ImageType.DIRECTORY, fixed or immutable, created)
         if stat.S_ISREG(mode) and suffix == ".raw":
             used, size = status.st_blocks * 512, status.st_size
             created, modified = filesystem.created_usec(where), status.st_mtime_ns // 1000
@@ -207,9 +222,14 @@ class Images:
             return Image(name, where, ImageType.BLOCK, fixed, 0, 0, size, size, size, size)
         return None
 
+    def is_fixed(self, where: str, name: str) -> bool:
+        """Whether an image is read-only whatever the file system says."""
+        return where.startswith("/usr/") or (self._version >= 259 and name.startswith("."))
+
     def _stack(self, where: str, name: str, fixed: bool, stack: Stack | None) -> Image:
-        fixed = fixed or (stack is not None and _is_immutable(where))
-        return Image(name, where, ImageType.MSTACK, fixed, filesystem.created_usec(where), stack=stack)
+        created, immutable = filesystem.look(where)
+        fixed = fixed or (stack is not None and immutable)
+        return Image(name, where, ImageType.MSTACK, fixed, created, stack=stack)
 
     def _subvolume(self, where: str, name: str, fixed: bool) -> Image:
         with btrfs.open_directory(where) as directory:
@@ -231,7 +251,7 @@ class Images:
         return replace(found, usage=UNKNOWN, limit=UNKNOWN, usage_exclusive=UNKNOWN, limit_exclusive=UNKNOWN)
 
 
-def _entries(directory: Path) -> list[str]:
+def _entries(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
@@ -243,10 +263,3 @@ def _entries(directory: Path) -> list[str]:
 
 def _is_read_only(path: str) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-
-
-def _is_immutable(path: str) -> bool:
-    try:
-        return bool(filesystem.attributes(os.path.realpath(path)) & filesystem.IMMUTABLE)
-    except OSError:
-        return False

@@ -76,6 +76,27 @@ def test_links_are_followed_and_keep_their_name(
     assert images.find("dangling") is None
 
 
+@pytest.mark.parametrize("version", [257, 262])
+def test_a_directory_of_images_by_a_link(tmp_path: Path, places: tuple[Path, Path], version: int) -> None:
+    (tmp_path / "link").symlink_to(places[0])
+    (places[0] / "web").mkdir()
+    (places[0] / "name").symlink_to("web")
+    images = Images((tmp_path / "link",), version)
+    listed = {image.name: image.path for image in images.list()}
+    assert listed["web"] == found(images, "web").path == str(places[0] / "web")
+    # What the link in it leads to is told by the newer versions alone.
+    assert (
+        listed["name"] == found(images, "name").path == str(places[0] / ("name" if version < 258 else "web"))
+    )
+
+
+def test_a_link_to_itself_is_no_image(images: Images, places: tuple[Path, Path]) -> None:
+    (places[0] / "loop").symlink_to("loop")
+    (places[0] / "web").mkdir()
+    assert [image.name for image in images.list()] == ["web", ".host"]
+    assert images.find("loop") is None
+
+
 def test_what_is_no_image(images: Images, places: tuple[Path, Path]) -> None:
     (places[0] / "file").touch()
     os.mkfifo(places[0] / "fifo.raw")
