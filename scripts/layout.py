@@ -126,6 +126,7 @@ class Layout:
         """The executable files in the tree: (path, content)."""
         yield self.tree / "machined", self.launcher(None)
         yield self.tree / "cleanup-nspawn", self.launcher("machined.cleanup")
+        yield self.tree / "poolctl", self.launcher("machined.poolctl")
 
     def files(self) -> Iterator[tuple[Path, str]]:
         """The files outside of the tree, but for the command: (path, content)."""

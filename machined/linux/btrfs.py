@@ -6,6 +6,7 @@ A quota group is a number: the level in the upper 16 bits, an id below; that of 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -36,10 +37,12 @@ _INO_LOOKUP: Final = _request(_READ | _WRITE, 18, 4096)
 _SNAP_CREATE_V2: Final = _request(_WRITE, 23, 4096)
 _SUBVOL_GETFLAGS: Final = _request(_READ, 25, 8)
 _SUBVOL_SETFLAGS: Final = _request(_WRITE, 26, 8)
+_FS_INFO: Final = _request(_READ, 31, 1024)
 _QUOTA_CTL: Final = _request(_READ | _WRITE, 40, 16)
 _QGROUP_ASSIGN: Final = _request(_WRITE, 41, 24)
 _QGROUP_CREATE: Final = _request(_WRITE, 42, 16)
 _QGROUP_LIMIT: Final = _request(_READ, 43, 48)
+_QUOTA_RESCAN: Final = _request(_WRITE, 44, 64)
 _QUOTA_RESCAN_STATUS: Final = _request(_READ, 45, 64)
 _GET_SUBVOL_INFO: Final = _request(_READ, 60, 504)
 
@@ -83,6 +86,13 @@ def _do(fd: int, request: int, argument: bytes) -> None:
 def is_subvolume(path: str) -> bool:
     """Whether a path is the root of a subvolume; follows links."""
     return os.stat(path).st_ino == SUBVOLUME_INODE and statx.is_btrfs(path)
+
+
+def file_system_id(path: str) -> bytes:
+    """The UUID of the file system that a path is on, whatever subvolume it is in."""
+    with open_directory(path) as directory:
+        answer = fcntl.ioctl(directory.fileno(), _FS_INFO, bytes(1024))
+    return answer[16:32]
 
 
 def info(fd: int) -> Subvolume:
@@ -254,8 +264,15 @@ def destroy_group(fd: int, number: int) -> None:
 
 
 def assign(fd: int, member: int, to: int, *, remove: bool = False) -> None:
-    """Count a group in another one, or no more. The kernel's hint to rescan is not for us."""
-    fcntl.ioctl(fd, _QGROUP_ASSIGN, struct.pack("=QQQ", not remove, member, to))
+    """Count a group in another one, or no more.
+
+    Of a group that shares something with others the kernel cannot say then what is counted where, and keeps
+    no limit until it has counted anew, which it does in the background when it is asked to.
+    """
+    arguments = bytearray(struct.pack("=QQQ", not remove, member, to))
+    if fcntl.ioctl(fd, _QGROUP_ASSIGN, arguments) > 0:
+        with contextlib.suppress(OSError):  # it is at it already
+            fcntl.ioctl(fd, _QUOTA_RESCAN, bytes(64))
 
 
 def set_limit(fd: int, number: int, referenced_max: int) -> None:

@@ -13,6 +13,8 @@ from machined.linux.worker import Workers
 from machined.model.errors import not_supported
 from machined.model.image_ops import ImageOps, too_many
 from machined.model.images import UNKNOWN, Image, Images
+from machined.model.poolservice import PoolService
+from machined.model.sweeping import Sweeping
 
 MAX_SIZE = 2**63 - 1
 
@@ -46,10 +48,14 @@ def is_size(value: int) -> bool:
 class Pool:
     """The pool of one host."""
 
-    def __init__(self, images: Images, operations: ImageOps, short: Workers) -> None:
+    def __init__(
+        self, images: Images, operations: ImageOps, short: Workers, file: PoolService, sweeping: Sweeping
+    ) -> None:
         self._images = images
         self._operations = operations
         self._short = short
+        self._file = file
+        self._sweeping = sweeping
 
     def usage(self) -> Usage:
         """Asked of the file system; it does not wait."""
@@ -61,7 +67,12 @@ class Pool:
         return Usage(quota.referenced, quota.referenced_max)
 
     async def set_limit(self, limit: int) -> None:
-        """Limit all images together, in bytes. Raises MachineError (NOT_SUPPORTED), OSError."""
+        """Limit all images together, in bytes; a pool in a file is made as large as that first.
+
+        Raises MachineError (NOT_SUPPORTED, LIMITS_EXCEEDED when the file cannot be), OSError.
+        """
+        if limit != UNKNOWN:
+            await self._file.fit(limit)
         try:
             await self._short.run("machined.linux.trees:limit_pool", os.fspath(self._operations.pool), limit)
         except OSError as error:
@@ -73,6 +84,7 @@ class Pool:
         """Remove images that are not in use; those removed. Raises CleanError, MachineError."""
         if self._operations.full:
             raise too_many()
+        await self._sweeping.sweep()
         removed = []
         for image in self._images.list():
             if image.is_vendor or image.is_host or (mode is CleanMode.HIDDEN and not image.is_hidden):
