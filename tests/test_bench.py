@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench.__main__ import HEAD, _cells, _print
-from tests.bench.cases import CASES, Row, list_goal
+from tests.bench.cases import CASES, list_goal
+from tests.bench.rows import Row
 from tests.host.probe import why_not
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,9 @@ ROWS = (
     "resident memory with 2 machines",
     "CPU in 0.5 s of rest",
     "2 clients pipeline ListMachines: most / least served",
+    "ListImages, 2000 images",
+    "machinectl list-images, 2000 images",
+    "stock machinectl list-images, 2000 images, daemon",
 )
 
 
@@ -66,4 +70,4 @@ def test_a_small_run() -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["what"] for row in rows] == list(ROWS)
     assert {"what", "stock", "ours", "ratio", "goal", "at_least", "unit", "met"} == set(rows[0])
-    assert len(CASES) == 6
+    assert len(CASES) == 7

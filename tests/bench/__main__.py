@@ -13,7 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from tests.bench.cases import CASES, Plan, Row
+from tests.bench.cases import CASES
+from tests.bench.rows import Plan, Row
 from tests.bench.side import Bench
 from tests.host import recipe
 from tests.host.cache import TestHostError

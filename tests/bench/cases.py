@@ -4,56 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from tests.bench.clone_cases import clones, ephemeral, imports
+from tests.bench.image_cases import list_images
+from tests.bench.rows import OURS, STOCK, Plan, Row, in_turns, ms
 from tests.bench.side import GUEST, Bench
 
-STOCK: Final = "/usr/bin/machinectl"
-OURS: Final = "/usr/local/bin/machinectl"
 SHELL: Final = (STOCK, "--quiet", "shell", GUEST, "/bin/true")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table. `ratio` is stock/ours where `at_least`, else ours/stock (or a plain value).
-
-    A goal of 0 with `at_least` is none.
-    """
-
-    what: str
-    stock: str
-    ours: str
-    ratio: float
-    goal: float
-    at_least: bool = False
-    unit: str = ""
-
-    @property
-    def met(self) -> bool:
-        return self.ratio >= self.goal if self.at_least else self.ratio <= self.goal
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much of everything: `rounds` times each daemon is started, and asked `repeat` times."""
-
-    counts: Sequence[int] = (3, 300, 1000)
-    rounds: int = 3
-    repeat: int = 5
-    calls: int = 500
-    creates: int = 20
-    starts: int = 6
-    shells: int = 10
-    clients: int = 64
-    seconds: float = 5.0
-    rests: int = 20
-
-
-def ms(times: Sequence[float]) -> str:
-    """The median, and the range around it: the machine may be noisy."""
-    return f"{median(times) * 1e3:.2f} ms ({min(times) * 1e3:.1f}–{max(times) * 1e3:.1f})"
 
 
 def _faster(what: str, stock: Sequence[float], ours: Sequence[float], goal: float) -> Row:
@@ -62,18 +21,6 @@ def _faster(what: str, stock: Sequence[float], ours: Sequence[float], goal: floa
 
 def _within(what: str, stock: Sequence[float], ours: Sequence[float], goal: float) -> Row:
     return Row(what, ms(stock), ms(ours), median(ours) / median(stock), goal)
-
-
-def _in_turns(
-    bench: Bench, rounds: int, measure: Callable[[str], Sequence[float]]
-) -> tuple[list[float], list[float]]:
-    """A measurement with each daemon, turn by turn, so that a slow minute of the machine hits both."""
-    found: dict[str, list[float]] = {"stock": [], "ours": []}
-    for _ in range(rounds):
-        for daemon in ("stock", "ours"):
-            bench.use(daemon)
-            found[daemon] += measure(daemon)
-    return found["stock"], found["ours"]
 
 
 def list_goal(count: int, modern: bool) -> float:
@@ -101,7 +48,7 @@ def listing(bench: Bench, plan: Plan) -> Iterator[Row]:
             mixed += bench.inside("run", argv=[STOCK, *argv], count=repeat, expect=count)
             return list(bench.inside("run", argv=[OURS, *argv], count=plan.repeat, expect=count))
 
-        stock, ours = _in_turns(bench, plan.rounds, measure)
+        stock, ours = in_turns(bench, plan.rounds, measure)
         yield _faster(f"machinectl list, {count} machines", stock, ours, list_goal(count, bench.modern))
         goal = 5.0 if count >= 300 else 0.0
         yield _faster(f"stock machinectl list, {count} machines, daemon", stock, mixed, goal)
@@ -126,9 +73,9 @@ def first(bench: Bench, plan: Plan) -> Iterator[Row]:
 
 def registering(bench: Bench, plan: Plan) -> Iterator[Row]:
     """CreateMachine and RegisterMachine over one connection."""
-    stock, ours = _in_turns(bench, plan.rounds, lambda _: bench.inside("register", count=plan.calls))
+    stock, ours = in_turns(bench, plan.rounds, lambda _: bench.inside("register", count=plan.calls))
     yield _within("RegisterMachine", stock, ours, 1.1)
-    stock, ours = _in_turns(bench, plan.rounds, lambda _: bench.inside("create", count=plan.creates))
+    stock, ours = in_turns(bench, plan.rounds, lambda _: bench.inside("create", count=plan.creates))
     yield _within("CreateMachine", stock, ours, 1.1)
 
 
@@ -145,7 +92,7 @@ def starting(bench: Bench, plan: Plan) -> Iterator[Row]:
             bench.inside("stop", name=GUEST)
         return times
 
-    stock, ours = _in_turns(bench, plan.rounds, measure)
+    stock, ours = in_turns(bench, plan.rounds, measure)
     yield _within("StartMachine / StartUnit", stock, ours, 1.1)
 
 
@@ -155,7 +102,7 @@ def shells(bench: Bench, plan: Plan) -> Iterator[Row]:
     bench.use("ours")
     bench.host.run([OURS, "start", GUEST], timeout=120)
     bench.host.run([OURS, "wait", GUEST], timeout=120)
-    stock, ours = _in_turns(
+    stock, ours = in_turns(
         bench, plan.rounds, lambda _: bench.inside("shell", argv=list(SHELL), count=plan.shells)
     )
     bench.inside("stop", name=GUEST)
@@ -191,4 +138,8 @@ CASES: Final[dict[str, Callable[[Bench, Plan], Iterator[Row]]]] = {
     "list": listing,
     "first": first,
     "load": load,
+    "list-images": list_images,
+    "clone": clones,
+    "ephemeral": ephemeral,
+    "import": imports,
 }

@@ -217,6 +217,32 @@ class Bench:
             raise RuntimeError(f"the start of '{name}' ended with {message.body}: {said}")
         return end - begin
 
+    def clone(self, source: str, by: str, count: int) -> list[float]:
+        """CloneImage alone, of ours as cheap as it can; the clones are removed again."""
+        times = []
+        wish: object = False
+        address, signature = MANAGER, "ssb"
+        if by != "stock":
+            address, signature, wish = OURS, "ssa{sv}", {}
+        for _ in range(count):
+            name, _ = self._next()
+            times.append(self.wire.call(address, "CloneImage", signature, source, name, wish)[0])
+            self.wire.call(MANAGER, "RemoveImage", "s", name)
+        return times
+
+    def each(self, argv: list[str], undo: list[str], count: int) -> list[float]:
+        """Wall clock of a command with a new number for `{}` each time; another one takes it back."""
+        times = []
+        for _ in range(count):
+            number = str(self._next()[1])
+            times += self.run([word.replace("{}", number) for word in argv], 1)
+            self.run([word.replace("{}", number) for word in undo], 1)
+        return times
+
+    def ask(self, member: str, count: int) -> list[float]:
+        """A method of the manager without arguments, again and again."""
+        return [self.wire.call(MANAGER, member)[0] for _ in range(count)]
+
     def run(self, argv: list[str], count: int, expect: int = 0) -> list[float]:
         """Wall clock of a command, its output read; which has to have so many lines at least."""
         times = []
