@@ -18,12 +18,15 @@ from jeepney import DBusAddress, HeaderFields, MessageFlag, MessageType, new_met
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 from jeepney.fds import FileDescriptor
 from jeepney.io.blocking import DBusConnection
+from jeepney.low_level import Header, Message, Parser
 
 from .errors import DRIVER, MACHINED, BusError, CommandError
+from .rows import can, rows
 
 TIMEOUT = 25.0  # seconds, as in sd-bus
 ASKING_TIMEOUT = 300.0  # while a person may be typing a password
 _WINDOW = 64  # calls in flight; dbus-daemon allows a connection 128 pending replies
+_LONG = 16 * 1024  # bytes of a message from which on it is worth while to look what it holds
 _QUESTIONS = ("Get", "List")  # how members begin that change nothing
 SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 
@@ -90,19 +93,54 @@ class Signal:
 class Subscription:
     """Signals of one kind in the order they came; filled while any call of the connection waits."""
 
-    def __init__(self, target: Target, member: str) -> None:
+    def __init__(self, target: Target, member: str, *, below: bool = False) -> None:
         self.target = target
         self.member = member
+        self.below = below
         self.queue: deque[Signal] = deque()
 
     def offer(self, signal: Signal) -> None:
         t = self.target
-        if (signal.interface, signal.path, signal.member) == (t.interface, t.path, self.member):
+        if (signal.interface, signal.member) != (t.interface, self.member):
+            return
+        if signal.path == t.path or (self.below and signal.path.startswith(t.path + "/")):
             self.queue.append(signal)
+
+
+class _Parser(Parser):  # type: ignore[misc]  # untyped
+    """Has long lists taken apart in a quicker way."""
+
+    buf: Any
+    fds: Any
+    next_msg_size: int | None
+
+    def get_next_message(self) -> Any:
+        if self.next_msg_size is None or self.next_msg_size < _LONG:
+            return super().get_next_message()
+        if self.buf.bytes_buffered < self.next_msg_size:
+            return None
+        data = self.buf.read(self.next_msg_size)
+        self.next_msg_size = None
+        header, position = Header.from_buffer(data)
+        fields = header.fields
+        signature = fields.get(HeaderFields.signature, "")
+        if can(signature) and HeaderFields.unix_fds not in fields:
+            order = header.endianness.struct_code()
+            return Message(header, (rows(data, position + -position % 8, signature, order),))
+        message = Message.from_buffer(data, fds=self.fds)
+        self.fds = self.fds[fields.get(HeaderFields.unix_fds, 0) :]
+        return message
 
 
 class _Connection(DBusConnection):  # type: ignore[misc]  # untyped
     """The Hello jeepney sends while it constructs has no time limit of its own."""
+
+    def __init__(self, sock: socket.socket, enable_fds: bool) -> None:
+        super().__init__(sock, enable_fds=enable_fds)
+        # What it has received already stays.
+        parser, before = _Parser(), vars(self)["parser"]
+        parser.buf, parser.fds, parser.next_msg_size = before.buf, before.fds, before.next_msg_size
+        self.parser = parser
 
     def send_and_get_reply(self, message: Any, *, timeout: float | None = None) -> Any:
         return super().send_and_get_reply(message, timeout=TIMEOUT if timeout is None else timeout)
@@ -152,13 +190,17 @@ class Bus:
             results.append(self._collect(serials[len(results)], calls[len(results)], deadline))
         return results
 
-    def subscribe(self, target: Target, member: str, arg0: str = "") -> Subscription:
-        """Ask the bus for a signal from now on. Before the call it will answer to, or it is missed."""
+    def subscribe(self, target: Target, member: str, arg0: str = "", *, below: bool = False) -> Subscription:
+        """Ask the bus for a signal from now on. Before the call it will answer to, or it is missed.
+
+        `below`: from the objects below the target's path too, which may be still to come.
+        """
         rule = (
             f"type='signal',sender='{target.destination}',interface='{target.interface}',"
-            f"path='{target.path}',member='{member}'" + (f",arg0='{arg0}'" if arg0 else "")
+            f"path{'_namespace' * below}='{target.path}',member='{member}'"
+            + (f",arg0='{arg0}'" if arg0 else "")
         )
-        subscription = Subscription(target, member)
+        subscription = Subscription(target, member, below=below)
         self._subscriptions.append(subscription)
         self.call(BUS_DRIVER, "AddMatch", "s", rule)
         return subscription

@@ -18,6 +18,11 @@ session was opened. A failure says what, of which name and why on stderr, and
 what can be done. start waits for the result unless --no-block is given, and
 where machined is the manager so do poweroff and reboot.
 
+Downloads, imports and exports are shown until they are done, Ctrl-C cancels
+them. With --output=json they print an object for each event, one to a line:
+"started" with the id, "progress", "log", and "ended" with "result" ("done",
+"failed", "canceled", or "lost" where nobody knows) and "error".
+
 See the machinectl(1) man page for details.
 """
 

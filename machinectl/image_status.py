@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .bus import MACHINE1, Bus, Call, get_all
+from .bus import MACHINE1, OURS, Bus, Call, get_all
 from .context import Context
 from .errors import BusError
 from .names import clean
@@ -67,12 +67,13 @@ def _print_image(bus: Bus, name: str, properties: Properties) -> None:
     _line("Type", _text(properties, "Type"))
     _line("Path", _text(properties, "Path"))
     # Looked up inside the image: not possible while it is in use, and silent about that, as in `list`.
-    hostname, machine_id, machine_info, os_release = bus.call_all(
+    hostname, machine_id, machine_info, os_release, layers = bus.call_all(
         [
             Call(MACHINE1, "GetImageHostname", "s", name, reply="s"),
             Call(MACHINE1, "GetImageMachineID", "s", name, reply="ay"),
             Call(MACHINE1, "GetImageMachineInfo", "s", name, reply="a{ss}"),
             Call(MACHINE1, "GetImageOSRelease", "s", name, reply="a{ss}"),
+            Call(OURS, "GetImageLayers", "s", name, reply="as"),
         ]
     )
     if not isinstance(hostname, BusError):
@@ -83,6 +84,8 @@ def _print_image(bus: Bus, name: str, properties: Properties) -> None:
         print(f"      Deployment: {clean(machine_info['DEPLOYMENT'])}")
     if not isinstance(os_release, BusError):
         _line("OS", os_release.get("PRETTY_NAME", ""))
+    for layer in () if isinstance(layers, BusError) else layers:
+        _line("Layer", layer)
     _line("RO", "read-only" if properties.get("ReadOnly", ("b", False))[1] else "writable")
     for label, when in (("Created", "CreationTimestamp"), ("Modified", "ModificationTimestamp")):
         usec = _number(properties, when)

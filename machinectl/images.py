@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from . import quantities
-from .bus import ASKING_TIMEOUT, MACHINE1
+from .bus import ASKING_TIMEOUT, MACHINE1, OURS, Bus
 from .context import Context
 from .errors import BusError
 from .output import message
@@ -19,28 +19,82 @@ def remove(context: Context, arguments: list[str]) -> int:
     bus = context.mutating_bus()
     for name in arguments:
         try:
-            bus.call(MACHINE1, "RemoveImage", "s", name, timeout=_NO_LIMIT)
+            _remove(context, bus, name)
         except BusError as error:
             raise context.failure(error, f"Could not remove image '{name}'") from error
     return 0
 
 
+def _remove(context: Context, bus: Bus, name: str) -> None:
+    purge = context.options.purge
+    settings = {"purge": ("b", True)} if purge else {}
+    try:
+        kept: list[str] = bus.call(
+            OURS, "RemoveImage", "sa{sv}", name, settings, reply="as", timeout=_NO_LIMIT
+        )
+    except BusError as error:
+        if not error.not_there:
+            raise
+        # systemd-machined takes the settings with it.
+        bus.call(MACHINE1, "RemoveImage", "s", name, timeout=_NO_LIMIT)
+        return
+    if kept and not context.options.quiet:
+        files = ", ".join(f"'{path}'" for path in kept)
+        message(f"Kept the settings of '{name}' in {files}; --purge removes them as well.")
+
+
 def rename(context: Context, arguments: list[str]) -> int:
     old, new = arguments
+    bus = context.mutating_bus()
     try:
-        context.mutating_bus().call(MACHINE1, "RenameImage", "ss", old, new, timeout=ASKING_TIMEOUT)
+        try:
+            bus.call(OURS, "RenameImage", "ssa{sv}", old, new, {}, timeout=ASKING_TIMEOUT)
+        except BusError as error:
+            if not error.not_there:
+                raise
+            bus.call(MACHINE1, "RenameImage", "ss", old, new, timeout=ASKING_TIMEOUT)
     except BusError as error:
         raise context.failure(error, f"Could not rename image '{old}' to '{new}'") from error
     return 0
 
 
 def clone(context: Context, arguments: list[str]) -> int:
+    """As cheap as the file system allows, unless told to copy."""
     old, new = arguments
-    marked = context.options.read_only
+    options = context.options
+    settings: dict[str, tuple[str, object]] = {}
+    if options.read_only:
+        settings["read-only"] = ("b", True)
+    if options.clone_mode != "auto":
+        settings["mode"] = ("s", options.clone_mode)
+    bus = context.mutating_bus()
     try:
-        context.mutating_bus().call(MACHINE1, "CloneImage", "ssb", old, new, marked, timeout=_NO_LIMIT)
+        try:
+            cost = bus.call(OURS, "CloneImage", "ssa{sv}", old, new, settings, reply="s", timeout=_NO_LIMIT)
+        except BusError as error:
+            if not error.not_there or options.clone_mode == "layer":
+                raise
+            bus.call(MACHINE1, "CloneImage", "ssb", old, new, options.read_only, timeout=_NO_LIMIT)
+            return 0
     except BusError as error:
         raise context.failure(error, f"Could not clone image '{old}' as '{new}'") from error
+    if cost == "layer" and not options.quiet:
+        layers: list[str] = bus.call(OURS, "GetImageLayers", "s", new, reply="as")
+        message(
+            f"'{new}' is a layer over '{layers[0]}', which is read-only as long as it has layers. "
+            f"'machinectl flatten {new}' makes a plain tree of it."
+        )
+    return 0
+
+
+def flatten(context: Context, arguments: list[str]) -> int:
+    """Layered images as plain trees."""
+    bus = context.mutating_bus()
+    for name in arguments:
+        try:
+            bus.call(OURS, "FlattenImage", "sa{sv}", name, {}, timeout=_NO_LIMIT)
+        except BusError as error:
+            raise context.failure(error, f"Could not flatten image '{name}'") from error
     return 0
 
 

@@ -92,6 +92,8 @@ def _long(options: Options, word: str, rest: list[str]) -> None:
 def _find_long(name: str) -> Option:
     found = [option for option in OPTIONS if option.long and option.long.startswith(name)]
     exact = [option for option in found if option.long == name]
+    if len(stock := [option for option in found if not option.own]) == 1 and not exact:
+        return stock[0]
     if exact:
         return exact[0]
     if not found:

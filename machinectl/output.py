@@ -66,6 +66,31 @@ def print_rows(
         print(f"\n{len(rows)} {word} listed." if rows else f"No {word}.")
 
 
+def print_columns(
+    options: Options, titles: Sequence[str], columns: Sequence[list[str]], word: str, *,
+    right: frozenset[str] = frozenset(),
+) -> None:  # fmt: skip
+    """As print_rows() for people, from the texts of each column; quick for thousands of plain ones."""
+    limit = 0 if options.full or not sys.stdout.isatty() else terminal_width()
+    count = len(columns[0])
+    if options.legend and count:
+        columns = [[title, *texts] for title, texts in zip(titles, columns, strict=True)]
+    everything = "".join(map("".join, columns))
+    widths = [max(map(len, texts), default=0) for texts in columns]
+    if not everything.isascii() or not everything.isprintable() or 0 < limit < sum(widths) + len(widths) - 1:
+        rows = [[Cell(text) for text in row] for row in zip(*columns, strict=True)]
+        print_rows(options, titles, rows[bool(options.legend) :], word, right=right)
+        return
+    if count:
+        padded = [
+            [text.rjust(w) if title in right else text.ljust(w) for text in texts]
+            for title, texts, w in zip(titles, columns, widths, strict=True)
+        ]
+        print("\n".join(line.rstrip() for line in map(" ".join, zip(*padded, strict=True))))
+    if options.legend:
+        print(f"\n{count} {word} listed." if count else f"No {word}.")
+
+
 def layout(table: list[list[Cell]], right: list[bool], *, limit: int = 0, height: int = ALL) -> list[str]:
     """Lines of a table, columns one blank apart; `limit`: cells are cut to keep lines so short, 0 = not."""
     texts = [[_cut_height(cell.lines, height) for cell in row] for row in table]

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
 from . import names, signals
 from .bus import ASKING_TIMEOUT, MACHINE1, OURS, SYSTEMD1, Bus, Target
@@ -15,6 +16,7 @@ from .output import message
 
 _POWEROFF = signals.number("RTMIN+4")  # what systemd as a container's init powers off at
 _REBOOT = 2  # SIGINT: what it reboots at
+_LONGEST = 64 - len("-01234567")  # of a machine's name, with room for a suffix
 
 _STOCK_RESULTS = {
     "resources": "a resource it needs is not available, or a system error came up",
@@ -30,16 +32,38 @@ _STOCK_RESULTS = {
 
 
 def start(context: Context, arguments: list[str]) -> int:
-    for name in arguments:
+    images = _ephemeral(context, arguments)
+    for name in images or arguments:
         names.check(name)
     bus = context.mutating_bus()
     if context.options.runner == "nspawn":
         try:
-            return _our_jobs(context, bus, "StartMachine", "start", arguments)
+            status = _our_jobs(context, bus, "StartMachine", "start", list(images) or arguments, images)
+            if context.options.ephemeral and not (status or context.options.names or context.options.quiet):
+                print(*images, sep="\n")
+            return status
         except BusError as error:
             if not error.not_there:
                 raise
+    if images:
+        raise CommandError(
+            "Only machined starts machines that keep nothing (--ephemeral, --as), and it is not there.",
+            "'systemd-nspawn --ephemeral' does so without a manager.",
+        )
     return _start_stock(context, bus, arguments)
+
+
+def _ephemeral(context: Context, arguments: list[str]) -> dict[str, str]:
+    """The image of each machine that is to keep nothing; empty when those of the images' names are meant."""
+    options = context.options
+    if options.names:
+        if len(arguments) != 1:
+            raise CommandError("--as wants one image, of which the machines are made.")
+        return dict.fromkeys(options.names, arguments[0])
+    if not options.ephemeral:
+        return {}
+    # As systemd-nspawn does it: so there can be any number of them.
+    return {f"{image[:_LONGEST].rstrip('.-')}-{os.urandom(4).hex()}": image for image in arguments}
 
 
 def poweroff(context: Context, arguments: list[str]) -> int:
@@ -102,10 +126,17 @@ def _kill(context: Context, bus: Bus, arguments: Sequence[str], whom: str, signa
     return 0
 
 
-def _our_jobs(context: Context, bus: Bus, member: str, doing: str, machines: Sequence[str]) -> int:
+def _our_jobs(
+    context: Context,
+    bus: Bus,
+    member: str,
+    doing: str,
+    machines: Sequence[str],
+    images: Mapping[str, str] | None = None,
+) -> int:
     """Begin a job for every machine, then wait for all; 1 when any failed.
 
-    Raises BusError where the manager is systemd's.
+    `images`: what those are made of that keep nothing. Raises BusError where the manager is systemd's.
     """
     options = context.options
     if not machines:
@@ -118,12 +149,15 @@ def _our_jobs(context: Context, bus: Bus, member: str, doing: str, machines: Seq
     status = 0
     for name in dict.fromkeys(machines):
         try:
-            job: str = bus.call(OURS, member, "sa{sv}", name, settings, reply="o", timeout=ASKING_TIMEOUT)
+            given = settings
+            if images:
+                given = settings | {"image": ("s", images[name]), "ephemeral": ("b", True)}
+            job: str = bus.call(OURS, member, "sa{sv}", name, given, reply="o", timeout=ASKING_TIMEOUT)
             jobs[job] = name
         except BusError as error:
             if error.not_there:
                 raise
-            failure = job_refused(context, error, doing, name)
+            failure = job_refused(context, error, doing, (images or {}).get(name, name))
             message(failure.message)
             if failure.hint:
                 message(failure.hint)

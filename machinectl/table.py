@@ -15,13 +15,16 @@ from . import values
 class Option:
     """One option. `metavar` empty: it takes no argument and sets `field` to `const`."""
 
-    __slots__ = ("also", "complete", "const", "field", "help", "long", "metavar", "parse", "short")
+    __slots__ = (
+        "also", "complete", "const", "field", "help", "long", "metavar", "own", "parse", "short",
+    )  # fmt: skip
 
     def __init__(
         self, long: str, short: str, metavar: str, field: str, text: str, *,
         const: object = True, parse: Callable[[str], object] = values.text, also: str = "",
-        complete: str = "",
+        complete: str = "", own: bool = False,
     ) -> None:  # fmt: skip
+        self.own = own  # not of systemd's client: what may abbreviate one of that means that
         self.long = long
         self.short = short
         self.metavar = metavar
@@ -60,7 +63,6 @@ class Verb:
 
 
 ANY = 2**31
-_IMPORTCTL = "transfers:importctl"  # which counts the arguments as well
 
 # The order of the first rows decides which of two equally near verbs is suggested for a mistyped one.
 VERBS = (
@@ -71,7 +73,7 @@ VERBS = (
     Verb("show", "[NAME…]", 0, ANY, "Show properties of one or more VMs/containers, or of the manager",
          "show:show", options="property value all no-pager", complete="machines"),
     Verb("start", "NAME…", 1, ANY, "Start container as a service", "power:start",
-         options="no-block timeout runner quiet", complete="images"),
+         options="ephemeral as no-block timeout runner quiet", complete="images"),
     Verb("terminate", "NAME…", 1, ANY, "Terminate one or more VMs/containers", "power:terminate",
          complete="machines"),
     Verb("reboot", "NAME…", 1, ANY, "Reboot one or more machines", "power:reboot", aliases=("restart",),
@@ -115,33 +117,48 @@ VERBS = (
          group="Image", complete="images"),
     Verb("cat", "NAME|FILE…", 1, ANY, "Show settings of one or more containers", "settings:cat",
          group="Image", options="no-pager", complete="images"),
-    Verb("clone", "NAME NAME", 2, 2, "Clone an image", "images:clone", group="Image", options="read-only",
+    Verb("clone", "NAME NAME", 2, 2, "Clone an image", "images:clone", group="Image",
+         options="read-only copy layer quiet", complete="images"),
+    Verb("flatten", "NAME…", 1, ANY, "Make plain trees of layered images", "images:flatten", group="Image",
          complete="images"),
     Verb("rename", "NAME NAME", 2, 2, "Rename an image", "images:rename", group="Image", complete="images"),
     Verb("read-only", "NAME [BOOL]", 1, 2, "Mark or unmark image read-only", "images:read_only",
          group="Image", complete="images"),
-    Verb("remove", "NAME…", 1, ANY, "Remove an image", "images:remove", group="Image", complete="images"),
+    Verb("remove", "NAME…", 1, ANY, "Remove an image", "images:remove", group="Image",
+         options="purge quiet", complete="images"),
     Verb("set-limit", "[NAME] BYTES", 1, 2, "Set image or pool size limit (disk quota)", "images:set_limit",
          group="Image", complete="images"),
+    Verb("create", "NAME", 0, 1, "Make a new machine, from packages, an archive, a directory or an image",
+         "create:create", group="Image",
+         options="from template check start root-password root-password-file hostname locale timezone "
+         "ssh-key quiet"),
+    Verb("check-image", "NAME…", 1, ANY, "Check whether images can be booted and logged in to",
+         "create:check_image", group="Image", options="full output no-legend no-pager json",
+         complete="images"),
     Verb("clean", "", 0, 0, "Remove hidden (or all) images", "images:clean", group="Image",
          options="all quiet"),
-    Verb("pull-tar", "URL [NAME]", 0, ANY, "Download a TAR container image", _IMPORTCTL, group="Transfer",
-         options="verify force read-only quiet"),
-    Verb("pull-raw", "URL [NAME]", 0, ANY, "Download a RAW container or VM image", _IMPORTCTL,
-         group="Transfer", options="verify force read-only quiet"),
-    Verb("import-tar", "FILE [NAME]", 0, ANY, "Import a local TAR container image", _IMPORTCTL,
-         group="Transfer", options="force read-only quiet"),
-    Verb("import-raw", "FILE [NAME]", 0, ANY, "Import a local RAW container or VM image", _IMPORTCTL,
-         group="Transfer", options="force read-only quiet"),
-    Verb("import-fs", "DIRECTORY [NAME]", 0, ANY, "Import a local directory container image", _IMPORTCTL,
-         group="Transfer", options="force read-only quiet"),
-    Verb("export-tar", "NAME [FILE]", 0, ANY, "Export a TAR container image locally", _IMPORTCTL,
-         group="Transfer", options="format quiet", complete="images"),
-    Verb("export-raw", "NAME [FILE]", 0, ANY, "Export a RAW container or VM image locally", _IMPORTCTL,
-         group="Transfer", options="format quiet", complete="images"),
-    Verb("list-transfers", "", 0, ANY, "Show a list of downloads in progress", _IMPORTCTL,
-         group="Transfer", options="no-legend no-pager"),
-    Verb("cancel-transfer", "ID…", 0, ANY, "Cancel a download", _IMPORTCTL, group="Transfer"),
+    Verb("pool", "[status|create|grow BYTES|remove]", 0, 2, "Show the pool of images, or keep it in a file",
+         "pool:pool", group="Image", options="size output json quiet", complete="status create grow remove"),
+    Verb("pull-tar", "URL [NAME]", 1, 2, "Download a TAR container image", "transfers:pull",
+         group="Transfer", options="verify force read-only quiet output json"),
+    Verb("pull-raw", "URL [NAME]", 1, 2, "Download a RAW container or VM image", "transfers:pull",
+         group="Transfer", options="verify force read-only quiet output json"),
+    Verb("pull-oci", "REF [NAME]", 1, 2, "Download an OCI container image", "transfers:pull",
+         group="Transfer", options="force read-only quiet output json"),
+    Verb("import-tar", "FILE [NAME]", 1, 2, "Import a local TAR container image", "transfers:import_image",
+         group="Transfer", options="force read-only quiet output json"),
+    Verb("import-raw", "FILE [NAME]", 1, 2, "Import a local RAW container or VM image",
+         "transfers:import_image", group="Transfer", options="force read-only quiet output json"),
+    Verb("import-fs", "DIRECTORY [NAME]", 1, 2, "Import a local directory container image",
+         "transfers:import_image", group="Transfer", options="force read-only quiet output json"),
+    Verb("export-tar", "NAME [FILE]", 1, 2, "Export a TAR container image locally", "transfers:export",
+         group="Transfer", options="format force quiet output json", complete="images"),
+    Verb("export-raw", "NAME [FILE]", 1, 2, "Export a RAW container or VM image locally", "transfers:export",
+         group="Transfer", options="format force quiet output json", complete="images"),
+    Verb("list-transfers", "", 0, 0, "Show a list of downloads in progress", "transfer_list:list_transfers",
+         group="Transfer", options="output no-legend no-pager json"),
+    Verb("cancel-transfer", "ID…", 1, ANY, "Cancel a download", "transfer_list:cancel_transfer",
+         group="Transfer"),
     Verb("help", "[VERB]", 0, 1, "Show this help, or that of one verb", "helptext:help_verb", group="Other",
          complete="verbs"),
 )  # fmt: skip
@@ -173,9 +190,14 @@ OPTIONS = (
     Option("uid", "", "USER", "uid", "Specify user ID to invoke shell as"),
     Option("setenv", "E", "VAR[=VALUE]", "setenv", "Add an environment variable for shell",
            parse=values.assignment),
-    Option("read-only", "", "", "read_only", "Create read-only bind mount or clone"),
+    Option("read-only", "", "", "read_only", "Create read-only bind mount, clone or image"),
+    Option("copy", "", "", "clone_mode", "Clone by copying everything", const="copy", own=True),
+    Option("layer", "", "", "clone_mode", "Clone as a layer over the image", const="layer", own=True),
+    Option("purge", "", "", "purge", "Remove the administrator's settings as well", own=True),
+    Option("ephemeral", "x", "", "ephemeral", "Start so that nothing the machine writes is kept", own=True),
+    Option("as", "", "NAME", "names", "Start the image under this name, and keep nothing", own=True),
     Option("mkdir", "", "", "mkdir", "Create directory before bind mounting, if missing"),
-    Option("force", "", "", "force", "Replace target file when copying, if necessary"),
+    Option("force", "", "", "force", "Replace target file or image, if necessary"),
     Option("lines", "n", "INTEGER", "lines", "Number of journal entries to show", parse=values.lines),
     Option("max-addresses", "", "INTEGER", "max_addresses", "Number of internet addresses to show at most",
            parse=values.max_addresses, complete="all"),
@@ -190,10 +212,24 @@ OPTIONS = (
            parse=values.verify, complete=" ".join(values.VERIFY_MODES)),
     Option("format", "", "FORMAT", "format", "How to compress what is exported",
            parse=values.compression, complete=" ".join(values.FORMATS)),
+    Option("size", "", "BYTES", "size", "Size of the pool that is created ('512M', '1.5G')"),
     Option("no-block", "", "", "block", "Do not wait until the operation is done", const=False),
     Option("timeout", "", "SEC", "timeout", "How long to wait ('90', '1min 30s')", parse=values.seconds),
     Option("for", "", "STATE", "condition", "State to wait for (running, stopped, …)",
            complete="running stopped starting degraded stopping failed"),
+    Option("from", "", "BUILDER:…", "source", "What to create from ('help' lists the builders)", own=True),
+    Option("template", "", "IMAGE", "template", "Create as a clone of this image", complete="images",
+           own=True),
+    Option("check", "", "BOOL", "check", "Whether what is created must be bootable", complete="yes no",
+           own=True),
+    Option("start", "", "", "start_after", "Start what was created", own=True),
+    Option("root-password", "", "", "root_password", "Ask for the password of root", own=True),
+    Option("root-password-file", "", "FILE", "root_password_file", "Read it from a file, '-' is stdin",
+           own=True),
+    Option("hostname", "", "NAME", "hostname", "How a created machine is called inside", own=True),
+    Option("locale", "", "LOCALE", "locale", "Its language (de_DE.UTF-8)", own=True),
+    Option("timezone", "", "ZONE", "timezone", "Its time zone (Europe/Berlin)", own=True),
+    Option("ssh-key", "", "FILE", "ssh_key", "Public keys that root may log in with over SSH", own=True),
     Option("completion", "", "SHELL", "completion", ""),
 )  # fmt: skip
 
@@ -220,6 +256,19 @@ class Options:
     max_addresses = 1
     output = "short"
     read_only = False
+    clone_mode = "auto"
+    purge = False
+    ephemeral = False
+    source = ""
+    template = ""
+    check = "yes"
+    start_after = False
+    root_password = False
+    root_password_file = ""
+    hostname = ""
+    locale = ""
+    timezone = ""
+    ssh_key = ""
     mkdir = False
     force = False
     runner = "nspawn"
@@ -229,11 +278,13 @@ class Options:
     block = True
     timeout = 0.0  # 0 = not given
     condition = "running"
+    size = ""
     completion = ""
 
     def __init__(self) -> None:
         self.properties: list[str] = []
         self.setenv: list[str] = []
+        self.names: list[str] = []
 
     @property
     def json(self) -> bool:

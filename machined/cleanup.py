@@ -6,11 +6,27 @@ Runs at every stop, so it imports no more than it must; it works without the dae
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
-from machined.model import leftovers
+from machined.model import leftovers, rootrecord
 from machined.model.images import Images
 from machined.model.names import is_machine_name
+
+
+def _runs_again(name: str) -> bool:
+    """Whether the unit is only restarted: by a guest that reboots (systemd.exec(5)), or by hand."""
+    from machined.model.state import unit_of_machine  # here, since few machines come this far
+    from machined.model.unit import REBOOT_STATUS
+
+    if os.environ.get("EXIT_STATUS") == str(REBOOT_STATUS):
+        return True
+    jobs = subprocess.run(
+        ["systemctl", "list-jobs", "--no-legend", "--plain", unit_of_machine(name)],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    return any("restart" in line.split()[2:3] for line in jobs.stdout.splitlines())
 
 
 def main() -> int:
@@ -18,10 +34,14 @@ def main() -> int:
     if len(sys.argv) != 2 or not is_machine_name(sys.argv[1]):
         print(f"Usage: {sys.argv[0]} MACHINE", file=sys.stderr)
         return 2
+    name = sys.argv[1]
     try:
-        leftovers.remove(sys.argv[1], Images().find(sys.argv[1]))
+        leftovers.remove(name, Images().find(name))
+        if rootrecord.read(name) is not None and not _runs_again(name):
+            for path in rootrecord.take_away(name):
+                subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
     except OSError as error:
-        print(f"Cannot clean up after machine '{sys.argv[1]}': {error}", file=sys.stderr)
+        print(f"Cannot clean up after machine '{name}': {error}", file=sys.stderr)
         return 1
     return 0
 

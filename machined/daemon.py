@@ -35,6 +35,11 @@ def cleanup_program() -> str:
     return os.fspath(Path(sys.prefix) / "cleanup-nspawn")
 
 
+def pool_program() -> str:
+    """The installed launcher of machined.poolctl, beside our own."""
+    return os.fspath(Path(sys.prefix) / "poolctl")
+
+
 class Daemon:
     """One run of the daemon, from the bus connection to its end."""
 
@@ -56,7 +61,7 @@ class Daemon:
         systemd = Systemd1(bus)
         bus.on_signal = systemd.handle_signal
         await systemd.start()
-        core = Core(systemd, Connector(), cleanup=cleanup_program())
+        core = Core(systemd, Connector(), cleanup=cleanup_program(), poolctl=pool_program())
         systemd.on_job_removed = core.job_removed
         systemd.wants = core.states.wants
         systemd.on_unit_changed = lambda name, changed: core.unit_changed(name, changed, updated)
@@ -65,12 +70,13 @@ class Daemon:
         service = BusService(bus, core, systemd, self._control)
         varlink = VarlinkService(core, service.polkit, self._control)
         watchdog = asyncio.ensure_future(_watchdog())
-        sweeping: asyncio.Future[None] | None = None
+        sweeping: asyncio.Future[Any] | None = None
         try:
-            # Looked for before anybody can begin a copy: what they make is not to be swept away.
-            unfinished = core.image_ops.unfinished()
+            half_flat = core.cloning.half_flat()
+            await core.creation.stop_orphans()
             adopted = await core.load()
-            sweeping = asyncio.ensure_future(core.image_ops.sweep(unfinished))
+            sweeping = asyncio.gather(core.sweeping.sweep(), core.cloning.finish(half_flat))
+            core.pool_file.begin_recovery()
             await varlink.start(inherited)
             core.announce(adopted)
             await service.acquire_name()

@@ -81,9 +81,10 @@ def test_what_goes_where(staged: Target) -> None:
     ]
     tree = staged.real(staged.layout.tree)
     assert sorted(path.name for path in tree.iterdir()) == [
-        "bin", "cleanup-nspawn", "lib", "machined", "manifest", "pyvenv.cfg",
+        "bin", "cleanup-nspawn", "lib", "machined", "manifest", "poolctl", "pyvenv.cfg",
     ]  # fmt: skip
-    for program in (tree / "machined", tree / "cleanup-nspawn", staged.real(staged.layout.command)):
+    programs = [tree / name for name in ("machined", "cleanup-nspawn", "poolctl")]
+    for program in (*programs, staged.real(staged.layout.command)):
         assert program.stat().st_mode & 0o777 == 0o755
         assert program.read_text(encoding="utf-8").startswith("#!/usr/local/lib/machined/bin/python3 -I")
     site = staged.real(staged.layout.site)
@@ -315,7 +316,11 @@ def test_policies_are_well_formed() -> None:
         defaults = [action.findtext(f"defaults/allow_{who}") for who in ("any", "inactive", "active")]
         if action.get("id") == "org.machined1.wait-machine":
             assert defaults == ["yes", "yes", "yes"]
+        elif action.get("id") == "org.machined1.create-image":
+            # It installs what the caller names and reads what root may read: asked for each time.
+            assert defaults == ["auth_admin", "auth_admin", "auth_admin"]
         else:
             assert defaults == ["auth_admin", "auth_admin", "auth_admin_keep"]
     verbs = {(action.get("id") or "").removeprefix("org.machined1.") for action in polkit.iter("action")}
-    assert verbs == {f"{verb}-machine" for verb in ("start", "stop", "reboot", "enable", "disable", "wait")}
+    machines = {f"{verb}-machine" for verb in ("start", "stop", "reboot", "enable", "disable", "wait")}
+    assert verbs == machines | {"manage-images", "create-image"}

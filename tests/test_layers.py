@@ -17,8 +17,8 @@ LAYERS = (
     ("machined.linux",),
     ("machined.model",),
     ("machined.bus", "machined.varlink"),
-    # Two programs: the daemon, and what a machine's unit runs after the machine's end.
-    ("machined.daemon", "machined.cleanup"),
+    # Programs: the daemon, what a machine's unit runs after the machine's end, and what moves the pool.
+    ("machined.daemon", "machined.cleanup", "machined.poolctl"),
     ("machined.__main__",),
 )
 

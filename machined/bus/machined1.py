@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from machined import __version__
-from machined.bus import verbs
+from machined.bus import create_verbs, image_verbs, pool_verbs, verbs
 from machined.bus.call import Call
 from machined.bus.names import job_path
 from machined.bus.vtable import Emits, Interface, method, prop, signal
@@ -59,7 +59,8 @@ MANAGER: Final = Interface(
             verbs.start,
             doc=(
                 "Boot the image of this name; the job ends when its unit is up. Starting a machine "
-                "that runs is no error. No options."
+                "that runs is no error. Options: `ephemeral` b (what it writes goes with it), `image` s "
+                "(boot that one instead, which implies ephemeral)."
             ),
         ),
         method(
@@ -144,6 +145,9 @@ MANAGER: Final = Interface(
             "s machine, o path, s state, s previous",
             doc="The state of a machine has changed, registered or not.",
         ),
+        *image_verbs.ROWS,
+        *pool_verbs.ROWS,
+        *create_verbs.ROWS,
     ),
     extra=True,
 )
@@ -159,7 +163,9 @@ JOB: Final = Interface(
             doc="Number of the job, never used again while the daemon runs.",
         ),
         prop("Machine", "s", lambda call, job: job.machine, Emits.CONST, doc="Name of the machine."),
-        prop("Verb", "s", lambda call, job: job.verb.value, Emits.CONST, doc="start, stop or reboot."),
+        prop(
+            "Verb", "s", lambda call, job: job.verb.value, Emits.CONST, doc="start, stop, reboot or create."
+        ),
         prop(
             "State",
             "s",

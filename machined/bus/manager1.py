@@ -14,6 +14,7 @@ from machined.bus.vtable import Access, Interface, method, signal
 from machined.linux.process import PidRef
 from machined.model.core import Core
 from machined.model.errors import MachineError, Problem, invalid, no_such_image
+from machined.model.images import Image
 
 
 def _get_machine(call: Call, core: Core, name: str) -> str:
@@ -51,10 +52,10 @@ def _machines(core: Core) -> list[list[str]]:
     return [[m.name, m.cls.value, m.service, machine_path(m.name)] for m in core.registry]
 
 
-def _list_images(call: Call, core: Core) -> list[list[Any]]:
+def _images(images: list[Image]) -> list[list[Any]]:
     return [
         [i.name, i.type.value, i.read_only, i.created, i.modified, i.usage, image_path(i.name)]
-        for i in core.images.list()
+        for i in images
     ]
 
 
@@ -84,13 +85,19 @@ def table(version: int) -> Interface:
     def list_machines(call: Call, core: Core) -> Prepared:
         return machines.get((core, core.registry.generation), core)
 
+    kept_images = Kept("a(ssbttto)", _images)
+
+    def list_images(call: Call, core: Core) -> Prepared:
+        listed = core.images.list()
+        return kept_images.get((core, core.images.generation), listed)
+
     rows = (
         *images.pool_properties(),
         method("GetMachine", "s name", "o machine", _get_machine),
         method("GetImage", "s name", "o image", _get_image),
         method("GetMachineByPID", "u pid", "o machine", _get_machine_by_pid),
         method("ListMachines", "", "a(ssso) machines", list_machines),
-        method("ListImages", "", "a(ssbttto) images", _list_images),
+        method("ListImages", "", "a(ssbttto) images", list_images),
         method(
             "CreateMachine",
             f"{_REGISTER}, a(sv) scope_properties",

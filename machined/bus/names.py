@@ -21,6 +21,7 @@ def machine_path(name: str) -> str:
     return f"{MACHINES}/{bus_label_escape(name)}"
 
 
+@functools.lru_cache(maxsize=4096)
 def image_path(name: str) -> str:
     return f"{IMAGES}/{bus_label_escape(name)}"
 

@@ -215,6 +215,16 @@ class Systemd1:
             raise
         return True
 
+    async def has_job(self, unit: str) -> bool:
+        path = UNITS + bus_label_escape(unit)
+        try:
+            body = await self._request(path, PROPERTIES, "Get", "ss", [UNIT, "Job"])
+        except ServiceManagerError as error:
+            if error.is_missing_unit() or error.name == "org.freedesktop.DBus.Error.UnknownObject":
+                return False
+            raise
+        return bool(body[0].value[0])
+
     async def unit(self, name: str) -> Unit:
         """A unit as it is now; an inactive one where there is none."""
         path = UNITS + bus_label_escape(name)

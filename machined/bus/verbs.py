@@ -14,7 +14,7 @@ from machined.bus.names import job_path
 from machined.model import autostart, preflight
 from machined.model.core import Core
 from machined.model.errors import invalid, no_such_machine
-from machined.model.jobs import Job
+from machined.model.jobs import Job, Verb
 from machined.model.machine import MachineClass
 from machined.model.names import is_machine_name
 from machined.model.rebooting import REBOOT_TIMEOUT
@@ -45,18 +45,20 @@ def _seconds(values: Mapping[str, Any], key: str, default: float) -> float:
     return float(seconds)
 
 
-async def _authorize(call: Call, name: str, verb: str) -> None:
-    await call.authorize(f"{ACTION}{verb}-machine", {"machine": name, "verb": verb})
+async def _authorize(call: Call, name: str, verb: str, **more: str) -> None:
+    await call.authorize(f"{ACTION}{verb}-machine", {"machine": name, "verb": verb, **more})
 
 
 # -- what can be done, by name -----------------------------------------------------------------------------
 
 
 async def start(call: Call, core: Core, name: str, given: Mapping[str, Variant]) -> str:
-    options(given, {})
-    core.lifecycle.image_to_start(name)  # a bad name is said before a password is asked for
-    await _authorize(call, name, "start")
-    return job_path((await core.lifecycle.start(name)).id)
+    values = options(given, {"image": "s", "ephemeral": "b"})
+    origin = values.get("image", "")
+    core.lifecycle.image_to_start(name, origin)  # a bad name is said before a password is asked for
+    await _authorize(call, name, "start", **({"image": origin} if origin else {}))
+    job = await core.lifecycle.start(name, origin, ephemeral=values.get("ephemeral", False))
+    return job_path(job.id)
 
 
 async def stop(call: Call, core: Core, name: str, given: Mapping[str, Variant]) -> str:
@@ -167,7 +169,10 @@ def list_jobs(call: Call, core: Core) -> list[list[Any]]:
 def cancel(call: Call, job: Job) -> Awaitable[None]:
     async def run() -> None:
         # Whoever may begin such a job may cancel it.
-        await _authorize(call, job.machine, job.verb.value)
+        if job.verb is Verb.CREATE:
+            await call.authorize(f"{ACTION}create-image", {"machine": job.machine, "verb": "create"})
+        else:
+            await _authorize(call, job.machine, job.verb.value)
         job.cancel()
 
     return run()

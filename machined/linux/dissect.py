@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Final
 
 _ENVIRONMENT: Final = {
@@ -63,6 +65,24 @@ def read(path: str) -> dict[str, Any]:
         raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
     keys = ("hostname", "machineId", "machineInfo", "osRelease")
     return {key: answer[key] for key in keys if answer.get(key)}
+
+
+def renew(path: str) -> None:
+    """Have the system in a disk image get an identity of its own when it boots next. OSError as with read().
+
+    The tool mounts it in a namespace of its own, so that a kill of it leaves no mount.
+    """
+    reset = "import sys; sys.path.append(sys.argv[1]); from machined.linux.identity import reset_identity"
+    command = ["systemd-dissect", f"--image-policy={_POLICY}", "--with", path, sys.executable, "-I", "-S"]
+    command += ["-c", f"{reset}; reset_identity('.')", str(Path(__file__).parent.parent.parent)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=_ENVIRONMENT, check=False
+        )
+    except FileNotFoundError:
+        raise OSError(errno.EOPNOTSUPP, "systemd-dissect is not installed") from None
+    if done.returncode:
+        raise _error(done.stderr.decode(errors="replace"))
 
 
 def _error(complaints: str) -> OSError:

@@ -14,6 +14,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
+    from collections.abc import Sequence
 
 # <linux/sched.h>
 CLONE_NEWNS = 0x00020000
@@ -46,6 +47,10 @@ MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_NOEXEC = 0x08
 MOUNT_ATTR_IDMAP = 0x00100000
+MS_PRIVATE = 1 << 18
+_FSOPEN_CLOEXEC = 1
+_FSMOUNT_CLOEXEC = 1
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 
 # <sys/inotify.h>
 IN_MODIFY = 0x00000002
@@ -57,7 +62,9 @@ IN_CREATE = 0x00000100
 IN_DELETE = 0x00000200
 IN_DELETE_SELF = 0x00000400
 IN_MOVE_SELF = 0x00000800
+IN_UNMOUNT = 0x00002000
 IN_Q_OVERFLOW = 0x00004000
+IN_IGNORED = 0x00008000
 IN_ONLYDIR = 0x01000000
 IN_ONESHOT = 0x80000000
 
@@ -71,6 +78,9 @@ RESOLVE_IN_ROOT = 0x10
 # <asm-generic/unistd.h>: calls added since Linux 5.0 have one number on all architectures we may meet
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
+_NR_FSOPEN = 430
+_NR_FSCONFIG = 431
+_NR_FSMOUNT = 432
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
 
@@ -164,13 +174,37 @@ def mount_setattr(
     *,
     set_attributes: int = 0,
     clear_attributes: int = 0,
+    propagation: int = 0,
     userns_fd: int = 0,
 ) -> None:
-    """Change the MOUNT_ATTR_… of a mount, with AT_RECURSIVE of the whole tree below it."""
-    words = (set_attributes, clear_attributes, 0, userns_fd)  # struct mount_attr, 0: leave the propagation
+    """Change the MOUNT_ATTR_… of a mount, with AT_RECURSIVE of the whole tree below it.
+
+    `propagation`: MS_PRIVATE and its like, 0 to leave it.
+    """
+    words = (set_attributes, clear_attributes, propagation, userns_fd)  # struct mount_attr
     attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
     arguments = (dir_fd, os.fsencode(path), flags, attributes, len(attributes))
     _syscall("mount_setattr", _NR_MOUNT_SETATTR, *arguments, path=path)
+
+
+def new_mount(kind: str, options: Sequence[tuple[str, str]], attributes: int = 0) -> int:
+    """A detached mount of a new file system of this kind (fsopen(2)); the caller closes it.
+
+    Options are (name, value), of those without a value (name, "").
+    """
+    context = _syscall("fsopen", _NR_FSOPEN, os.fsencode(kind), _FSOPEN_CLOEXEC, path=kind)
+    try:
+        for name, value in options:
+            what = f"fsconfig {name}"
+            if value:
+                words = (_FSCONFIG_SET_STRING, name.encode(), os.fsencode(value), 0)
+                _syscall(what, _NR_FSCONFIG, context, *words, path=value)
+            else:
+                _syscall(what, _NR_FSCONFIG, context, _FSCONFIG_SET_FLAG, name.encode(), None, 0)
+        _syscall("fsconfig", _NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0, path=kind)
+        return _syscall("fsmount", _NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes, path=kind)
+    finally:
+        os.close(context)
 
 
 def openat2(dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:

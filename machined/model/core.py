@@ -6,29 +6,36 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 from machined.linux.worker import Workers
 from machined.model import adoption, leftovers
+from machined.model.cloning import Cloning
 from machined.model.collector import Collector
+from machined.model.creation import Creation
 from machined.model.errors import ServiceManagerError
 from machined.model.filetransfer import FileTransfer
 from machined.model.guests import Guests
-from machined.model.idmaps import IdMaps
+from machined.model.idmaps import IdMaps, Kind
+from machined.model.image_cache import ImageCache
 from machined.model.image_ops import ImageOps
-from machined.model.images import Images
 from machined.model.jobs import Jobs
 from machined.model.lifecycle import Lifecycle
 from machined.model.machine import Machine
 from machined.model.names import is_machine_name
 from machined.model.pool import Pool
+from machined.model.poolservice import PoolService
 from machined.model.ports import GuestConnector, ServiceManager, Unit
 from machined.model.readiness import Readiness
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
-from machined.model.state import States, machine_of_unit
+from machined.model.rootrecord import Root
+from machined.model.roots import Roots
+from machined.model.state import States, machine_of_unit, unit_of_machine
 from machined.model.statefile import DIRECTORY, StateDirectory
+from machined.model.sweeping import Sweeping
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +46,8 @@ SHORT_WORKERS: Final = 8
 LOOKS: Final = 5
 # Units asked for at the same time, with up to six questions each: dbus-daemon allows 128 pending replies.
 LOOKS_AT_ONCE: Final = 12
+# Seconds between questions about a unit that is about to start again, or to a PID 1 that does not answer.
+ASK_AGAIN: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 class Core:
@@ -50,28 +59,39 @@ class Core:
         connector: GuestConnector,
         *,
         cleanup: str,
+        poolctl: str = "poolctl",
         state_directory: Path = DIRECTORY,
     ) -> None:
         self.systemd = systemd
         self.connector = connector
         self.registry = Registry()
-        self.images = Images(version=systemd.version)
+        self.images = ImageCache(version=systemd.version)
         self.long_workers = Workers()
         # What only reads, which anybody may ask for: whoever changes something does not stand in that queue.
         self.read_workers = Workers(SHORT_WORKERS, wait=True)
         self.change_workers = Workers(SHORT_WORKERS, wait=True)
         self.image_ops = ImageOps(self.images, self.long_workers, self.change_workers, systemd.version)
-        self.pool = Pool(self.images, self.image_ops, self.change_workers)
         self.records = StateDirectory(state_directory, systemd.version)
         self.registrar = Registrar(self.registry, systemd, self.records)
         self.collector = Collector(self.registry, self.registrar, systemd)
         self.states = States(self.registry)
         self.jobs = Jobs()
+        self.pool_file = PoolService(
+            self.registry, self.jobs, systemd, self.change_workers, lambda: str(self.image_ops.pool), poolctl
+        )
+        self.cloning = Cloning(self.images, self.image_ops)
+        self.creation = Creation(
+            self.images, self.image_ops, self.jobs, systemd, self.long_workers, self.change_workers
+        )
+        self.sweeping = Sweeping(self.change_workers)
+        self.image_ops.make_room = self.pool_file.make_room
+        self.pool = Pool(self.images, self.image_ops, self.change_workers, self.pool_file, self.sweeping)
+        self.idmaps = IdMaps(self.registry)
+        self.roots = Roots(self.change_workers, lambda user: self.idmaps.inside(Kind.USER, user) is not None)
         self.lifecycle = Lifecycle(
-            self.registry, self.images, self.states, self.jobs, systemd, self.registrar, cleanup
+            self.registry, self.images, self.states, self.jobs, systemd, self.registrar, self.roots, cleanup
         )
         self.guests = Guests(self.registry)
-        self.idmaps = IdMaps(self.registry)
         self.files = FileTransfer(self.registry, self.guests, systemd.version)
         self.readiness = Readiness(self.registry, self.states, self.look, connector)
         # Events of each unit, to tell an answer of PID 1 that they have overtaken.
@@ -109,7 +129,13 @@ class Core:
                 self.states.unit_changed(unit)
         except ServiceManagerError as error:
             log.warning("PID 1 does not list the units of machines, ignoring: %s", error)
+        else:
+            self.roots.adopt(self._unit_is_up)
         return [machine for machine in self.registry if not machine.is_host()]
+
+    def _unit_is_up(self, name: str) -> bool:
+        unit = self.states.tracked(unit_of_machine(name))
+        return unit is not None and unit.is_up
 
     async def _job_exists(self, job: str) -> bool:
         try:
@@ -167,7 +193,10 @@ class Core:
 
     def look_at(self, unit: str) -> None:
         """Ask PID 1 for a unit soon."""
-        task = asyncio.ensure_future(self.look(unit))
+        self._spawn(self.look(unit))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._looks.add(task)
         task.add_done_callback(self._looks.discard)
 
@@ -203,6 +232,24 @@ class Core:
             leftovers.remove(name, self.images.find(name))
         except OSError as error:
             log.warning("Cannot clean up after machine '%s', ignoring: %s", name, error)
+        if (root := self.roots.get(name)) is not None:
+            self._spawn(self._release(root))
+
+    async def _release(self, root: Root) -> None:
+        """Take the root of a machine away, unless its unit is only being restarted."""
+        name = unit_of_machine(root.machine)
+        for pause in ASK_AGAIN:
+            try:
+                if (await self.systemd.unit(name)).is_up:
+                    return
+                if not await self.systemd.has_job(name):
+                    break
+            except ServiceManagerError as error:
+                log.debug("PID 1 does not tell whether machine '%s' is over: %s", root.machine, error)
+            await asyncio.sleep(pause)
+        if self.roots.get(root.machine) is root:
+            self.roots.release(root.machine)
+            self.states.refresh(root.machine)
 
     def reloaded(self) -> None:
         """PID 1 has read its units again, or has executed itself anew: events may have been lost."""
@@ -217,6 +264,8 @@ class Core:
         await self.change_workers.close()
         await self.jobs.close()
         await self.lifecycle.close()
+        await self.pool_file.close()
+        await self.roots.close()
         for task in self._looks:
             task.cancel()
         await asyncio.gather(*self._looks, return_exceptions=True)
@@ -225,6 +274,7 @@ class Core:
         await self.files.operations.close()
         await self.guests.close()
         await self.registrar.close()
+        self.images.close()
 
 
 def _machine_id() -> bytes:

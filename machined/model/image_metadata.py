@@ -46,6 +46,11 @@ async def read(image: Image, workers: Workers, version: int) -> Metadata:
             "machined.linux.rootfiles:read", image.path, _FILES, hold=lock, timeout=TIMEOUT
         )
         return _of_files(*found, wildcards=version >= 258)
+    if image.stack is not None:
+        found = await workers.share(
+            "machined.linux.layering:read", image.stack.trees, _FILES, hold=lock, timeout=TIMEOUT
+        )
+        return _of_files(*found, wildcards=version >= 258)
     if image.type is ImageType.MSTACK:
         with lock():
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

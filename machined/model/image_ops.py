@@ -10,20 +10,24 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from machined.linux import trees
+from machined.linux import partials
 from machined.linux.worker import TooManyError, Workers
-from machined.model import image_locks
+from machined.model import credentials, image_locks, stacks
 from machined.model.errors import MachineError, Problem
 from machined.model.images import POOL, Image, Images, ImageType
-from machined.model.names import is_image_name
+from machined.model.names import is_image_name, is_machine_name
+from machined.model.roots import layers_over
 
 log = logging.getLogger(__name__)
 
 _TREES: Final = "machined.linux.trees"
+_COPY: Final = "machined.linux.imagecopy"
+_REMOVAL: Final = "machined.linux.removal"
 # Where settings of a machine may be, besides the directory of its image.
 _SETTINGS: Final = (Path("/etc/systemd/nspawn"), Path("/run/systemd/nspawn"))
 _LATER_SETTINGS: Final = Path("/var/lib/systemd/nspawn")
@@ -56,22 +60,31 @@ class ImageOps:
         self._short = short
         self._version = version
         self.pool = POOL
+        self.make_room: Callable[[], Awaitable[None]] | None = None
+        """Called before each long operation: a pool that can grow does so, and one on the move refuses."""
 
     @property
     def full(self) -> bool:
         """Whether no further long operation may begin."""
         return self._long.full
 
-    async def _begin(self, function: str, *args: object) -> None:
+    async def begin(self, operation: str, *args: object) -> None:
+        """A long operation. Raises what it raises, MachineError (LIMITS_EXCEEDED, JOB_RUNNING)."""
+        if self.make_room is not None:
+            await self.make_room()
         try:
-            await self._long.run(f"{_TREES}:{function}", *args)
+            await self._long.run(operation, *args)
         except TooManyError:
             raise too_many() from None
+
+    async def short(self, operation: str, *args: object) -> None:
+        """One that is soon done, in its turn. Raises what it raises."""
+        await self._short.run(operation, *args)
 
     def unfinished(self) -> list[str]:
         """Paths of unfinished copies in the pool: before anything is served, those of a killed daemon."""
         try:
-            return trees.unfinished(os.fspath(self.pool))
+            return partials.unfinished(os.fspath(self.pool))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -83,7 +96,7 @@ class ImageOps:
         if not unfinished:
             return
         try:
-            failures = await self._short.run(f"{_TREES}:sweep", unfinished)
+            failures = await self._short.run(f"{_REMOVAL}:sweep", unfinished)
         except OSError as error:
             failures = [(os.fspath(self.pool), str(error))]
         for path, why in failures:
@@ -99,7 +112,8 @@ class ImageOps:
         suffixes = _BESIDE_LATER if self._version >= 261 else _BESIDE
         return [(place, ".nspawn") for place in settings] + [(home, suffix) for suffix in suffixes]
 
-    def _pairs(self, image: Image, new_name: str) -> list[tuple[str, str]]:
+    def pairs(self, image: Image, new_name: str) -> list[tuple[str, str]]:
+        """What lies beside an image, and what that is called beside one with another name."""
         return [
             (os.fspath(place / f"{image.name}{suffix}"), os.fspath(place / f"{new_name}{suffix}"))
             for place, suffix in self._files(image)
@@ -111,56 +125,107 @@ class ImageOps:
         if image.is_vendor or image.is_host:
             raise _error(errno.EROFS)
 
-    def _check_new(self, new_name: str) -> None:
+    def _check_no_base(self, image: Image) -> None:
+        """What others are layers over stays as it is, and where it is."""
+        if layers := layers_over(self._images, image):
+            names = ", ".join(f"'{layer.name}'" for layer in layers[:5])
+            raise OSError(errno.EBUSY, f"Image '{image.name}' is in use: {names} are layers over it")
+
+    def check_new(self, new_name: str) -> None:
+        """Raises OSError: EINVAL for what no image can be called, EEXIST."""
         if not is_image_name(new_name):
             raise _error(errno.EINVAL)
         if self._images.find(new_name) is not None:
             raise _error(errno.EEXIST)
 
-    async def remove(self, image: Image) -> None:
-        """Raises OSError (EROFS, EBUSY, …), MachineError (LIMITS_EXCEEDED)."""
+    async def remove(self, image: Image, *, keep_settings: bool = False) -> list[str]:
+        """Remove an image and what lies beside it; with `keep_settings` not what the administrator wrote.
+
+        Returns the files that were kept. Raises OSError (EROFS, EBUSY, …), MachineError (LIMITS_EXCEEDED).
+        """
         self._check_changeable(image)
+        self._check_no_base(image)
+        kept = [os.fspath(path) for path in self._administrators(image) if path.exists()]
+        await self._remove(image, kept if keep_settings else [])
+        if is_machine_name(image.name):
+            credentials.remove(image.name)  # no later image of that name is to be told this one's secrets
+        return kept if keep_settings else []
+
+    def _administrators(self, image: Image) -> list[Path]:
+        """The settings of an image that an administrator may have written."""
+        return [place / f"{image.name}.nspawn" for place in (_SETTINGS[0], _LATER_SETTINGS)]
+
+    async def _remove(self, image: Image, kept: list[str]) -> None:
         with image_locks.image(image, exclusive=True):
-            beside = [os.fspath(place / f"{image.name}{suffix}") for place, suffix in self._files(image)]
+            files = (os.fspath(place / f"{image.name}{suffix}") for place, suffix in self._files(image))
+            beside = [file for file in files if file not in kept]
             if image.type is ImageType.BLOCK and image.path.startswith("/dev/"):
-                await self._begin("unlink", beside)
+                await self.begin(f"{_REMOVAL}:unlink", beside)
                 return
             kind = {"disk": "file", "mstack": "tree"}.get(_KINDS[image.type], _KINDS[image.type])
-            await self._begin("remove", image.path, kind, beside)
+            await self.begin(f"{_REMOVAL}:remove", image.path, kind, beside)
 
     async def rename(self, image: Image, new_name: str) -> Image:
         """The image under its new name. Raises OSError (EROFS, EBUSY, EEXIST, …)."""
         if not is_image_name(new_name):
             raise _error(errno.EINVAL)
         self._check_changeable(image)
+        self._check_no_base(image)
         with image_locks.image(image, exclusive=True), image_locks.name(new_name):
-            self._check_new(new_name)
-            if image.type is ImageType.MSTACK:
+            self.check_new(new_name)
+            if image.type is ImageType.MSTACK and image.stack is None:
                 raise _error(errno.EOPNOTSUPP)
             if image.type is ImageType.BLOCK and image.path.startswith("/dev/"):
                 raise _error(errno.EROFS)
-            suffix = ".raw" if image.type is ImageType.RAW else ""
+            suffix = {ImageType.RAW: ".raw", ImageType.MSTACK: stacks.SUFFIX}.get(image.type, "")
             target = os.fspath(Path(image.path).parent / f"{new_name}{suffix}")
-            pairs = self._pairs(image, new_name)
+            pairs = self.pairs(image, new_name)
             await self._short.run(f"{_TREES}:rename", image.path, target, pairs)
+        if is_machine_name(image.name):
+            credentials.rename(image.name, new_name)
         return replace(image, name=new_name, path=target)
 
-    async def clone(self, image: Image, new_name: str, read_only: bool) -> None:
-        """A copy in the pool. Raises OSError (EEXIST, EBUSY, EOPNOTSUPP, …), MachineError."""
+    async def clone(
+        self, image: Image, new_name: str, read_only: bool, *, fresh: bool = False, reflink: bool = True
+    ) -> None:
+        """A copy in the pool, with `fresh` one that gets an identity of its own at its first boot.
+
+        Without `reflink` it shares nothing with the original. Raises OSError (EEXIST, EBUSY, EOPNOTSUPP, …),
+        MachineError.
+        """
         if not is_image_name(new_name):
             raise _error(errno.EINVAL)
         with image_locks.name(new_name):
-            self._check_new(new_name)
-            pairs = self._pairs(image, new_name)
+            self.check_new(new_name)
+            pairs = self.pairs(image, new_name)
+            share = "auto" if reflink else "never"
             if image.is_tree:
                 self._check_source(image)
                 target = os.fspath(self.pool / new_name)
-                await self._begin("copy_tree", image.path, target, read_only, pairs)
+                await self.begin(f"{_COPY}:copy_tree", image.path, target, read_only, pairs, share, fresh)
             elif image.type is ImageType.RAW:
                 target = os.fspath(self.pool / f"{new_name}.raw")
-                await self._begin("copy_image", image.path, target, 0o444 if read_only else 0o644, pairs)
+                await self.begin(
+                    f"{_COPY}:copy_image",
+                    image.path,
+                    target,
+                    0o444 if read_only else 0o644,
+                    pairs,
+                    share,
+                    fresh,
+                )
             else:
                 raise _error(errno.EOPNOTSUPP)
+
+    async def flat_copy(self, image: Image, new_name: str, read_only: bool, fresh: bool) -> None:
+        """A plain copy in the pool of all that is in a layered image. Raises OSError, MachineError."""
+        assert image.stack is not None
+        with image_locks.name(new_name):
+            self.check_new(new_name)
+            target = os.fspath(self.pool / new_name)
+            layers = list(image.stack.trees)
+            pairs = self.pairs(image, new_name)
+            await self.begin("machined.linux.layering:flat_copy", layers, target, read_only, fresh, pairs)
 
     def _check_source(self, image: Image) -> None:
         if self._version >= 258:
@@ -174,10 +239,13 @@ class ImageOps:
         """Raises OSError (EROFS, EBUSY, …)."""
         if image.is_vendor or image.is_host or (self._version >= 258 and image.is_hidden):
             raise _error(errno.EROFS)
+        if not read_only:
+            self._check_no_base(image)
         with image_locks.image(image, exclusive=True):
-            if image.type is ImageType.MSTACK:
+            if image.type is ImageType.MSTACK and image.stack is None:
                 raise _error(errno.EOPNOTSUPP)
-            await self._short.run(f"{_TREES}:mark_read_only", image.path, _KINDS[image.type], read_only)
+            kind = "tree" if image.stack is not None else _KINDS[image.type]
+            await self._short.run(f"{_TREES}:mark_read_only", image.path, kind, read_only)
 
     async def set_limit(self, image: Image, limit: int) -> None:
         """Limit what a subvolume refers to, in bytes. Raises OSError (EROFS, EOPNOTSUPP, ENOTCONN, …)."""

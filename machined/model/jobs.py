@@ -24,6 +24,7 @@ class Verb(StrEnum):
     START = "start"
     STOP = "stop"
     REBOOT = "reboot"
+    CREATE = "create"
 
 
 class Result(StrEnum):

@@ -39,7 +39,7 @@ def remove(name: str, image: Image | None) -> list[str]:
     """Take away what a machine that does not run left; returns what was taken. Raises OSError."""
     if _is_recorded(name):
         return []
-    removed = _stale_locks(image) if image is not None else []
+    removed = stale_locks(image) if image is not None else []
     for target in stale_mounts(name):
         mounts.unmount(target, lazy=True)
         removed.append(target)
@@ -68,8 +68,8 @@ def _is_recorded(name: str) -> bool:
         return False
 
 
-def _stale_locks(image: Image) -> list[str]:
-    """Remove the lock files that nobody holds any more: to take and release one removes it."""
+def stale_locks(image: Image) -> list[str]:
+    """Remove the lock files that nobody holds any more, and say which: to take and release one does it."""
     removed = []
     try:
         paths = [os.fspath(path) for path in image.lock_paths() if path.exists()]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 
 from machined.linux import process
-from machined.model import leftovers, preflight, unit
+from machined.model import credentials, leftovers, preflight, unit
 from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.failure import last_words
 from machined.model.images import SEARCH_PATH, Image, Images
@@ -21,6 +22,7 @@ from machined.model.ports import ServiceManager, UnitProperty
 from machined.model.rebooting import REBOOT_TIMEOUT, Rebooting
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
+from machined.model.roots import Roots, layers_over
 from machined.model.state import State, States, unit_of_machine
 from machined.model.stopping import POWEROFF_TIMEOUT, StopLimits, StopMode, Stopping
 
@@ -38,6 +40,7 @@ class Lifecycle:
         jobs: Jobs,
         systemd: ServiceManager,
         registrar: Registrar,
+        roots: Roots,
         cleanup: str,
     ) -> None:
         self._registry = registry
@@ -45,42 +48,71 @@ class Lifecycle:
         self._states = states
         self._jobs = jobs
         self._systemd = systemd
+        self._roots = roots
         self._cleanup = cleanup
-        self._stopping = Stopping(registry, states, systemd, registrar)
+        self._stopping = Stopping(registry, states, systemd, registrar, roots)
         self._rebooting = Rebooting(registry, states, systemd, self._stopping)
         self._tasks: set[asyncio.Future[str]] = set()
 
     # -- start ---------------------------------------------------------------------------------------------
 
-    def image_to_start(self, name: str) -> Image:
-        """The image of a machine that may be started now. Raises MachineError with the reason why not."""
+    def image_to_start(self, name: str, origin: str = "") -> Image:
+        """The image of a machine that may be started now: that of its name, or `origin`.
+
+        Raises MachineError with the reason why not.
+        """
         check_machine_name(name)
-        image = self._images.find(name)
+        if origin not in {"", name} and self._images.find(name) is not None:
+            raise MachineError(
+                Problem.FILE_EXISTS,
+                f"Machine '{name}' cannot be made of image '{origin}': there is an image '{name}'. "
+                f"Choose another name.",
+            )
+        image = self._images.find(origin or name)
         if image is None:
             where = ", ".join(str(path) for path in SEARCH_PATH)
             raise MachineError(
                 Problem.NO_SUCH_IMAGE,
-                f"No image '{name}' known: nothing of that name is in {where}. "
+                f"No image '{origin or name}' known: nothing of that name is in {where}. "
                 f"'machinectl list-images' shows what there is.",
             )
         return image
 
-    async def start(self, name: str) -> Job:
+    async def start(self, name: str, origin: str = "", *, ephemeral: bool = False) -> Job:
         """A job that ends when the machine's unit is up.
 
-        Starting a machine that runs as ours is no error.
+        Starting a machine that runs as ours is no error. What an `ephemeral` one writes goes with it, and so
+        it is with every machine that is made of an image with another name, `origin`.
         """
-        image = self.image_to_start(name)
+        image = self.image_to_start(name, origin)
+        ephemeral = ephemeral or image.name != name
         running = self._registry.get(name)
         if (
             running is not None
+            and not ephemeral
             and running.unit == unit_of_machine(name)
             and self._states.get(name) is not State.STOPPING
         ):
             return await self._job(name, Verb.START, self._already_up)
         if self._jobs.of_machine(name) is None and not self._unit_is_up(name):
-            preflight.check_image(name, image, self._registry)
-        return await self._job(name, Verb.START, lambda: self._start(name))
+            preflight.check_image(name, image, self._registry, self._roots, ephemeral=ephemeral)
+            self._check_base(image, ephemeral)
+        elif ephemeral:
+            raise MachineError(
+                Problem.MACHINE_EXISTS, f"A machine '{name}' is running already; choose another name."
+            )
+        return await self._job(name, Verb.START, lambda: self._start(name, image, ephemeral))
+
+    def _check_base(self, image: Image, ephemeral: bool) -> None:
+        """An image that others are layers over is not to be written to."""
+        layers = [] if ephemeral else layers_over(self._images, image)
+        if layers:
+            names = ", ".join(f"'{layer.name}'" for layer in layers[:5])
+            raise MachineError(
+                Problem.IMAGE_BUSY,
+                f"Image '{image.name}' is what {names} are layers over, so nothing may be written to it. "
+                f"Start it with --ephemeral, or make the layers plain trees with 'machinectl flatten'.",
+            )
 
     async def _already_up(self) -> str:
         return ""
@@ -88,15 +120,20 @@ class Lifecycle:
     def _unit_is_up(self, name: str) -> bool:
         return self._states.record(name).starting or self._stopping.is_up(unit_of_machine(name))
 
-    async def _start(self, name: str) -> str:
+    async def _start(self, name: str, image: Image, ephemeral: bool) -> str:
         unit_name = unit_of_machine(name)
         if await self._settled(name):
             return ""
         for path in leftovers.remove(name, self._images.find(name)):
             log.info("Removed '%s', left by a run of machine '%s' that was killed", path, name)
         began = process.now_usec()[0]
-        properties = unit.properties(name, self._systemd.version, self._cleanup)
-        result = await self._start_unit(name, properties)
+        source = await self._source(name, image, ephemeral)
+        properties = unit.properties(name, self._systemd.version, self._cleanup, source)
+        try:
+            result = await self._start_unit(name, properties)
+        except ServiceManagerError:
+            self._roots.release(name)
+            raise
         if result == "done":
             return ""
         self._states.run_failed(name, result)
@@ -107,6 +144,20 @@ class Lifecycle:
             f"Machine '{name}' did not start (unit {unit_name}, '{result}'){reason}. "
             f"See 'journalctl -u {unit_name}'.",
         )
+
+    async def _source(self, name: str, image: Image, ephemeral: bool) -> unit.Source:
+        """What systemd-nspawn is told to boot. Raises MachineError, OSError."""
+        options = tuple(credentials.options(image.name))
+        if Roots.needs(image, ephemeral):
+            root = await self._roots.prepare(name, image, ephemeral)
+            return unit.Source(
+                os.fspath(root.directory), root.base,
+                ephemeral=ephemeral, read_only=root.read_only, options=options,
+            )  # fmt: skip
+        if not ephemeral:
+            return unit.Source(options=options)
+        # systemd-nspawn copies it.
+        return unit.Source(image=image.path, ephemeral=True, options=options)
 
     async def _settled(self, name: str) -> bool:
         """Wait while an earlier run is on its way up, down, or through a reboot; whether it is up then.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import ExitStack
 from typing import Final
 
 from machined.linux import mounts
@@ -14,21 +15,26 @@ from machined.linux.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, open
 from machined.model.errors import MachineError, Problem
 from machined.model.images import Image
 from machined.model.registry import Registry
+from machined.model.roots import Roots
 
 # What systemd-nspawn --boot tries, in its order (systemd-nspawn(1)).
 INIT_PATHS: Final = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init")
 OS_RELEASE_PATHS: Final = ("etc/os-release", "usr/lib/os-release")
 
 
-def check_image(name: str, image: Image, registry: Registry) -> None:
-    """Raises MachineError when a machine cannot be started from this image."""
-    _check_free(name, image, registry)
-    if image.is_tree:
+def check_image(name: str, image: Image, registry: Registry, roots: Roots, *, ephemeral: bool) -> None:
+    """Raises MachineError when a machine cannot be started from this image.
+
+    What an `ephemeral` one is made of may be in use by others that do not write to it.
+    """
+    _check_free(name, image, registry, roots, ephemeral)
+    if image.is_tree or image.stack is not None:
+        _check_layers(image)
         _check_mount(name, image)
         check_tree(name, image)
 
 
-def _check_free(name: str, image: Image, registry: Registry) -> None:
+def _check_free(name: str, image: Image, registry: Registry, roots: Roots, ephemeral: bool) -> None:
     namesake = registry.get(name)
     if namesake is not None:
         raise MachineError(
@@ -44,12 +50,29 @@ def _check_free(name: str, image: Image, registry: Registry) -> None:
                 f"Image '{name}' is running already, as machine '{machine.name}' (unit {machine.unit}); "
                 f"power that off first, or clone the image.",
             )
+    users = roots.users_of(image.path)
     for lock in image.lock_paths():
-        if holder_conflict(os.fspath(lock)):
+        if holder_conflict(os.fspath(lock), exclusive=not ephemeral):
+            if users:
+                raise MachineError(
+                    Problem.IMAGE_BUSY,
+                    f"Image '{image.name}' is in use: running on it are {', '.join(users[:5])}; "
+                    f"power them off first.",
+                )
             raise MachineError(
                 Problem.IMAGE_BUSY,
-                f"Image '{name}' ({image.path}) is in use by another program, which holds its lock {lock}; "
-                f"wait for its end or stop it.",
+                f"Image '{image.name}' ({image.path}) is in use by another program, which holds its lock "
+                f"{lock}; wait for its end or stop it.",
+            )
+
+
+def _check_layers(image: Image) -> None:
+    layers = image.stack.layers if image.stack is not None else ()
+    for layer in layers:
+        if not os.path.isdir(layer):
+            raise MachineError(
+                Problem.NOT_BOOTABLE,
+                f"Image '{image.name}' is a layer over '{layer}', which is gone: it cannot do without.",
             )
 
 
@@ -69,20 +92,26 @@ def _check_mount(name: str, image: Image) -> None:
 
 def check_tree(name: str, image: Image) -> None:
     """Raises MachineError (NOT_BOOTABLE) for a tree that holds no system to boot."""
-    with OwnedFd(os.open(image.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-        if not any(_exists(root, path) for path in OS_RELEASE_PATHS):
+    trees = image.stack.trees if image.stack is not None else (image.path,)
+    with ExitStack() as held:
+        roots = [held.enter_context(_open(tree)) for tree in trees if os.path.isdir(tree)]
+        if not any(_exists(root, path) for root in roots for path in OS_RELEASE_PATHS):
             raise MachineError(
                 Problem.NOT_BOOTABLE,
                 f"Image '{name}' ({image.path}) holds no operating system: it has neither /etc/os-release "
                 f"nor /usr/lib/os-release. Install one into it first.",
             )
-        if not any(_exists(root, path, program=True) for path in INIT_PATHS):
+        if not any(_exists(root, path, program=True) for root in roots for path in INIT_PATHS):
             tried = ", ".join(f"/{path}" for path in INIT_PATHS)
             raise MachineError(
                 Problem.NOT_BOOTABLE,
                 f"Image '{name}' ({image.path}) has no init to boot: none of {tried} is a program. "
                 f"Install systemd (or another init) into it first.",
             )
+
+
+def _open(tree: str) -> OwnedFd:
+    return OwnedFd(os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def _exists(root: OwnedFd, path: str, *, program: bool = False) -> bool:

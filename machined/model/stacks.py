@@ -3,8 +3,8 @@
 
 Such a directory has `layer@ID` entries, links to the trees below (or trees), and `rw/data` and `rw/work` for
 what is written. The format is systemd's own, so that 260 and later start them without us as well; before, a
-host's systemd knows nothing of them. What else a mount stack may have (disk images, binds, a root of its own)
-is left to those who made it: that is no layered image of ours.
+host's systemd knows nothing of them. What else a mount stack may have (disk images, binds, a root) is left
+to those who made it: that is no layered image of ours.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cmp_to_key
-from pathlib import Path
 from typing import Final
 
+from machined.linux.mstack import DATA, FLATTENED, LAYER, WRITABLE
 from machined.model import versions
 
 SUFFIX: Final = ".mstack"
-_LAYER: Final = "layer@"
-_WRITABLE: Final = "rw"
-# Marks a stack whose flattened tree is complete and takes its place.
-FLATTENED: Final = ".flattened"
 MAX_LAYERS: Final = 64
 
 
@@ -34,35 +30,30 @@ class Stack:
     """Real paths, of directories unless one is gone meanwhile."""
 
     @property
-    def upper(self) -> str:
-        return os.path.join(self.path, _WRITABLE, "data")
+    def writable(self) -> str:
+        """The directory with what was written, `data`, and the kernel's `work`."""
+        return os.path.join(self.path, WRITABLE)
 
     @property
-    def work(self) -> str:
-        return os.path.join(self.path, _WRITABLE, "work")
+    def written(self) -> str:
+        return os.path.join(self.path, WRITABLE, DATA)
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """All of it, what was written first."""
+        return (self.written, *self.layers)
 
 
 def read(path: str) -> Stack | None:
     """The layered image in a directory, None when it is none that we can put together. OSError."""
     names = os.listdir(path)
     layers = sorted(
-        (name for name in names if name.startswith(_LAYER)), key=cmp_to_key(versions.compare), reverse=True
+        (name for name in names if name.startswith(LAYER)), key=cmp_to_key(versions.compare), reverse=True
     )
-    others = {name for name in names if not name.startswith(_LAYER)} - {_WRITABLE, FLATTENED}
-    if not 0 < len(layers) <= MAX_LAYERS or others or _WRITABLE not in names:
+    others = {name for name in names if not name.startswith(LAYER)} - {WRITABLE, FLATTENED}
+    if not 0 < len(layers) <= MAX_LAYERS or others or WRITABLE not in names:
         return None
     found = [os.path.realpath(os.path.join(path, name)) for name in layers]
     if any(os.path.exists(layer) and not os.path.isdir(layer) for layer in found):
         return None
     return Stack(path, tuple(found))
-
-
-def write(path: Path, layers: tuple[str, ...]) -> None:
-    """Make what read() reads in a new directory; links are relative, so that the pool can be moved. OSError."""
-    path.mkdir(mode=0o700)
-    # The last is the lowest; its number is the least.
-    for number, layer in enumerate(reversed(layers)):
-        (path / f"{_LAYER}{number}").symlink_to(os.path.relpath(layer, path))
-    (path / _WRITABLE).mkdir(mode=0o700)
-    (path / _WRITABLE / "data").mkdir(mode=0o755)
-    (path / _WRITABLE / "work").mkdir(mode=0o700)

@@ -19,6 +19,7 @@ from machined.model.machine import Machine
 from machined.model.ports import ServiceManager
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
+from machined.model.roots import Roots
 from machined.model.state import States, unit_of_machine
 
 log = logging.getLogger(__name__)
@@ -64,12 +65,18 @@ class Stopping:
     """Brings machines down, and knows when one is gone."""
 
     def __init__(
-        self, registry: Registry, states: States, systemd: ServiceManager, registrar: Registrar
+        self,
+        registry: Registry,
+        states: States,
+        systemd: ServiceManager,
+        registrar: Registrar,
+        roots: Roots,
     ) -> None:
         self._registry = registry
         self._registrar = registrar
         self._states = states
         self._systemd = systemd
+        self._roots = roots
 
     async def stop(self, name: str, mode: StopMode, limits: StopLimits) -> str:
         """The work of a job: returns a remark when a later stage was needed. Raises JobTimeoutError."""
@@ -176,9 +183,12 @@ class Stopping:
     def is_gone(self, name: str, unit_name: str) -> bool:
         """Whether nothing of a machine runs any more.
 
-        The image is free only when the machine's own unit has ended, which is after the unregistration.
+        The image is free only when the machine's own unit has ended, which is after the unregistration, and
+        when what was mounted for it is.
         """
         if self._registry.get(name) is not None or self._states.record(name).starting:
+            return False
+        if self._roots.get(name) is not None:
             return False
         return not unit_name or not self.is_up(unit_name)
 

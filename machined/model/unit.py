@@ -7,6 +7,7 @@ here and a test compares them with `systemctl show` of the template.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from machined.model.ports import UnitProperty
@@ -30,27 +31,60 @@ DEVICES: Final = (
 )
 
 
-def command_line(name: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What systemd-nspawn boots, where that is not simply the image with the machine's name."""
+
+    directory: str = ""
+    """A tree that is mounted for the machine; its owners are mapped already, from user `base` on."""
+    base: int = 0
+    image: str = ""
+    """A disk image."""
+    ephemeral: bool = False
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+    """More of systemd-nspawn's."""
+
+    def words(self) -> list[str]:
+        """Options of systemd-nspawn in place of the template's `-U`."""
+        words = []
+        if self.directory:
+            users = f"{self.base}:65536" if self.base else "no"
+            words = [f"--directory={self.directory}", f"--private-users={users}"]
+            words += ["--private-users-ownership=off"] if self.base else []
+        else:
+            words = ["-U", *([f"--image={self.image}"] if self.image else [])]
+            words += ["--ephemeral"] if self.ephemeral else []
+        return [*words, *(["--read-only"] if self.read_only else []), *self.options]
+
+
+def command_line(name: str, source: Source) -> list[str]:
     """The nspawn command of a machine, with the defaults of the template."""
     return [
         "systemd-nspawn",
         "--quiet",
         "--keep-unit",
         "--boot",
-        "--link-journal=try-guest",
+        # The journal of a machine that leaves nothing behind goes with it.
+        f"--link-journal={'no' if source.ephemeral else 'try-guest'}",
         "--network-veth",
-        "-U",
+        *source.words(),
         "--settings=override",
         f"--machine={name}",
     ]
 
 
-def properties(name: str, version: int, cleanup: str) -> list[UnitProperty]:
+def properties(name: str, version: int, cleanup: str, source: Source | None = None) -> list[UnitProperty]:
     """The properties of machine-NAME.service on a host with this systemd.
 
-    `cleanup` is the program that takes away what a killed nspawn leaves, for versions where nspawn cannot.
+    `cleanup` is the program that takes away what a killed nspawn leaves, for versions where nspawn cannot,
+    and the tree that was mounted for the machine.
     """
-    stop_post = ["systemd-nspawn", "--cleanup", f"--machine={name}"] if version >= 262 else [cleanup, name]
+    source = source or Source()
+    # Its own --cleanup wants to find an image by the name of the machine.
+    by_name = not (source.directory or source.image)
+    nspawn = ["systemd-nspawn", "--cleanup", f"--machine={name}"]
+    stop_post = nspawn if version >= 262 and by_name else [cleanup, name]
     rows = [
         UnitProperty("Description", "s", f"Machine {name} (container managed by machined)"),
         UnitProperty("Documentation", "as", ["man:systemd-nspawn(1)", "man:machinectl(1)"]),
@@ -62,8 +96,8 @@ def properties(name: str, version: int, cleanup: str) -> list[UnitProperty]:
         UnitProperty("After", "as", ["network.target", *MODULES, "systemd-machined.service"]),
         UnitProperty("RequiresMountsFor", "as", [f"/var/lib/machines/{name}"]),
         UnitProperty("Type", "s", "notify"),
-        _command("ExecStart", command_line(name)),
-        _command("ExecStopPost", stop_post, ignore_failure=version < 262),
+        _command("ExecStart", command_line(name, source)),
+        _command("ExecStopPost", stop_post, ignore_failure=stop_post is not nspawn),
         UnitProperty("KillMode", "s", "mixed"),
         UnitProperty("RestartForceExitStatus", "(aiai)", [[REBOOT_STATUS], []]),
         UnitProperty("SuccessExitStatus", "(aiai)", [[REBOOT_STATUS], []]),

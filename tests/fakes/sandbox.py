@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from machined.linux import cgroup
-from machined.model import autostart, image_ops, images, leftovers, lifecycle, readiness
+from machined.model import (
+    autostart,
+    credentials,
+    image_ops,
+    images,
+    leftovers,
+    lifecycle,
+    privateusers,
+    readiness,
+    rootrecord,
+)
 
 
 @dataclass
@@ -30,6 +40,10 @@ class Sandbox:
         monkeypatch.setattr(readiness, "SETTLING", 0)
         monkeypatch.setattr(leftovers, "RUNTIME", box.runtime)
         monkeypatch.setattr(leftovers, "RECORDS", box.records)
+        monkeypatch.setattr(rootrecord, "RUNTIME", box.roots)
+        monkeypatch.setattr(rootrecord, "SETTINGS", box.settings)
+        monkeypatch.setattr(privateusers, "TRUSTED", (box.settings,))
+        monkeypatch.setattr(credentials, "DIRECTORY", box.root / "credentials")
         monkeypatch.setattr(images, "LOCKS", box.locks)
         monkeypatch.setattr(image_ops, "_SETTINGS", (box.settings,))
         monkeypatch.setattr(autostart, "WANTS", box.wants)
@@ -48,6 +62,10 @@ class Sandbox:
     @property
     def records(self) -> Path:
         return self.root / "records"
+
+    @property
+    def roots(self) -> Path:
+        return self.root / "roots"
 
     @property
     def runtime(self) -> Path:

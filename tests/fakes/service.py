@@ -144,6 +144,7 @@ class Served:
         )
         core.images._search_path = (self.sandbox.pool,)
         core.image_ops.pool = self.sandbox.pool
+        core.roots.pool = self.sandbox.pool
         systemd.on_job_removed = core.job_removed
         systemd.wants = core.states.wants
         systemd.on_unit_changed = lambda name, changed: core.unit_changed(name, changed, updated)

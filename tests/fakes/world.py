@@ -32,6 +32,7 @@ class World:
         )
         self.core.images._search_path = (sandbox.pool,)
         self.core.image_ops.pool = sandbox.pool
+        self.core.roots.pool = sandbox.pool
         self.systemd.attach(self.core)
         self._pids = itertools.count(4_000_000)  # above pid_max's limit on 64 bits, so nobody's
 

@@ -95,7 +95,38 @@ def test_the_first_image_that_fails_is_the_last(manager: Peer, client: Client) -
 
     manager.on(MANAGER, "RemoveImage", remove)
     assert client("remove", "a", "b", "c").err == "Could not remove image 'b': Device or resource busy\n"
-    assert [arguments for _, arguments in manager.calls] == [("a",), ("b",)]
+    asked = [arguments for _, arguments in manager.calls]
+    assert asked == [("a", {}), ("a",), ("b", {}), ("b",)], "ours first, which is not there"
+
+
+OURS = "org.machined1.Manager"
+
+
+def test_settings_are_kept_and_that_is_said(manager: Peer, client: Client) -> None:
+    manager.answer(OURS, "RemoveImage", "as", ["/etc/systemd/nspawn/a.nspawn"])
+    assert "Kept the settings of 'a' in '/etc/systemd/nspawn/a.nspawn'" in client("remove", "a").err
+    assert client("remove", "--quiet", "a").err == ""
+    client("remove", "--purge", "a")
+    assert [arguments for _, arguments in manager.calls][-1] == ("a", {"purge": ("b", True)})
+
+
+def test_what_a_clone_came_to(manager: Peer, client: Client) -> None:
+    manager.answer(OURS, "CloneImage", "s", "snapshot")
+    manager.answer(OURS, "GetImageLayers", "as", ["/pool/base"])
+    assert client("clone", "a", "b") == (0, "", "")
+    manager.answer(OURS, "CloneImage", "s", "layer")
+    assert "'b' is a layer over '/pool/base', which is read-only" in client("clone", "--layer", "a", "b").err
+    client("clone", "--copy", "--read-only", "a", "b")
+    wishes = [arguments[2] for member, arguments in manager.calls if member == "CloneImage"]
+    assert wishes == [
+        {}, {"mode": ("s", "layer")}, {"read-only": ("b", True), "mode": ("s", "copy")},
+    ]  # fmt: skip
+
+
+def test_layers_need_our_manager(manager: Peer, client: Client) -> None:
+    assert client("clone", "--layer", "a", "b").status == 1
+    assert client("flatten", "a").status == 1
+    assert all(member != "CloneImage" or len(arguments) == 3 for member, arguments in manager.calls)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from machined.linux import worker
 from machined.linux.locks import FileLock
 from machined.linux.worker import Workers
-from machined.model import image_locks, image_metadata, pool
+from machined.model import credentials, image_locks, image_metadata, pool
 from machined.model.core import SHORT_WORKERS
 from machined.model.errors import MachineError, Problem
 from machined.model.images import UNKNOWN, Image, Images
@@ -311,3 +311,13 @@ def test_wildcards_of_hostnames_came_later() -> None:
 )
 def test_what_is_no_machine_id(text: bytes) -> None:
     assert image_metadata._machine_id(text) == b""
+
+
+async def test_secrets_go_with_their_image(host: World) -> None:
+    host.sandbox.image("web")
+    credentials.store("web", {"passwd.hashed-password.root": "x"})
+    image = await host.core.image_ops.rename(found(host, "web"), "two")
+    assert credentials.options("web") == []
+    assert len(credentials.options("two")) == 1
+    await host.core.image_ops.remove(image, keep_settings=True)
+    assert credentials.options("two") == []

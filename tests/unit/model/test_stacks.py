@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from machined.linux import mstack
 from machined.model import stacks
 from machined.model.images import Images, ImageType
 
@@ -18,15 +19,20 @@ def base(tmp_path: Path) -> Path:
     return tree
 
 
+def write(path: Path, layers: tuple[str, ...]) -> None:
+    mstack.write(str(path), layers, beside=str(path))
+    mstack.make_writable(str(path / "rw"), layers[0])
+
+
 def test_what_was_written_is_read(tmp_path: Path, base: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    stacks.write(tmp_path / "x.mstack", (str(other), str(base)))
+    write(tmp_path / "x.mstack", (str(other), str(base)))
     found = stacks.read(str(tmp_path / "x.mstack"))
     assert found is not None
     assert found.layers == (str(other), str(base))
-    assert Path(found.upper).is_dir()
-    assert Path(found.work).is_dir()
+    assert Path(found.written).is_dir()
+    assert Path(found.writable, "work").is_dir()
     assert (tmp_path / "x.mstack/layer@0").readlink() == Path("../base")
 
 
@@ -42,7 +48,7 @@ def test_the_layers_are_in_the_order_of_versions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entry", ["bind@srv", "root", "layer@9.raw", "note"])
 def test_what_has_more_in_it_is_not_ours(tmp_path: Path, base: Path, entry: str) -> None:
-    stacks.write(tmp_path / "x.mstack", (str(base),))
+    write(tmp_path / "x.mstack", (str(base),))
     if entry.endswith(".raw"):
         (tmp_path / "x.mstack" / entry).touch()
     else:
@@ -51,7 +57,7 @@ def test_what_has_more_in_it_is_not_ours(tmp_path: Path, base: Path, entry: str)
 
 
 def test_what_lacks_a_layer_is_still_one(tmp_path: Path, base: Path) -> None:
-    stacks.write(tmp_path / "x.mstack", (str(base),))
+    write(tmp_path / "x.mstack", (str(base),))
     base.rmdir()
     found = stacks.read(str(tmp_path / "x.mstack"))
     assert found is not None
@@ -60,7 +66,7 @@ def test_what_lacks_a_layer_is_still_one(tmp_path: Path, base: Path) -> None:
 
 @pytest.mark.parametrize("version", [257, 262])
 def test_it_is_found_by_its_name_alone(tmp_path: Path, base: Path, version: int) -> None:
-    stacks.write(tmp_path / "x.mstack", (str(base),))
+    write(tmp_path / "x.mstack", (str(base),))
     (tmp_path / "plain.mstack").mkdir()
     images = Images((tmp_path,), version)
     listed = {image.name: image for image in images.list()}

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which users of the host stand for those of a machine whose tree we mount: 65536 of them, by its name.
+
+systemd-nspawn picks for trees that it maps itself; here the mount comes first, so we do, out of the same
+numbers and with the same regard for others.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from machined.linux.locks import holder_conflict
+from machined.linux.overlay import RANGE
+from machined.model.errors import MachineError, Problem
+
+# systemd's range for containers, systemd.io/UIDS-GIDS.
+FIRST: Final = 0x0008_0000
+LAST: Final = 0x6FFF_0000
+# Where systemd-nspawn locks what it has picked.
+LOCKS: Final = Path("/run/systemd/nspawn-uid")
+SUBUID: Final = Path("/etc/subuid")
+
+
+def pick(name: str, is_used: Callable[[int], bool]) -> int:
+    """The first user of a free range, the same for a name as long as nobody else has it.
+
+    Raises MachineError (LIMITS_EXCEEDED).
+    """
+    count = (LAST - FIRST) // RANGE + 1
+    start = zlib.crc32(name.encode())
+    delegated = list(_delegated())
+    for step in range(count):
+        base = FIRST + (start + step) % count * RANGE
+        if any(first < base + RANGE and base < end for first, end in delegated):
+            continue
+        if not is_used(base) and not _is_locked(base):
+            return base
+    raise MachineError(
+        Problem.LIMITS_EXCEEDED,
+        f"Machine '{name}' can have no users of its own: all ranges between {FIRST} and {LAST} are taken.",
+    )
+
+
+def _is_locked(base: int) -> bool:
+    try:
+        return holder_conflict(str(LOCKS / str(base)))
+    except OSError:
+        return True
+
+
+def _delegated() -> Iterator[tuple[int, int]]:
+    """Ranges that users of the host have for containers of theirs (subuid(5)): (first, after the last)."""
+    try:
+        lines = SUBUID.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        first, _, count = rest.partition(":")
+        if first.isdecimal() and count.isdecimal() and int(count) < FIRST:
+            yield int(first), int(first) + int(count)
