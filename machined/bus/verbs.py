@@ -24,6 +24,7 @@ from machined.model.stopping import StopLimits, StopMode
 ACTION: Final = "org.machined1."
 # A limit beyond a week is a typing error in a unit of time.
 MAX_SECONDS: Final = 7 * 24 * 3600.0
+MAX_SETTINGS: Final = 256
 
 
 def options(given: Mapping[str, Variant], known: Mapping[str, str]) -> dict[str, Any]:
@@ -53,11 +54,14 @@ async def _authorize(call: Call, name: str, verb: str, **more: str) -> None:
 
 
 async def start(call: Call, core: Core, name: str, given: Mapping[str, Variant]) -> str:
-    values = options(given, {"image": "s", "ephemeral": "b"})
+    values = options(given, {"image": "s", "ephemeral": "b", "settings": "as"})
     origin = values.get("image", "")
     core.lifecycle.image_to_start(name, origin)  # a bad name is said before a password is asked for
     await _authorize(call, name, "start", **({"image": origin} if origin else {}))
-    job = await core.lifecycle.start(name, origin, ephemeral=values.get("ephemeral", False))
+    words = values.get("settings", [])
+    if len(words) > MAX_SETTINGS:
+        raise invalid(f"No more than {MAX_SETTINGS} settings at a time; write them to a file.")
+    job = await core.lifecycle.start(name, origin, ephemeral=values.get("ephemeral", False), words=words)
     return job_path(job.id)
 
 

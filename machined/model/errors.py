@@ -25,6 +25,7 @@ class Problem(StrEnum):
     NOT_BOOTABLE = "NotBootable"
     NO_EXEC_MOUNT = "NoExecMount"
     IMAGE_BUSY = "ImageBusy"
+    INVALID_SETTINGS = "InvalidSettings"
     JOB_RUNNING = "JobRunning"
     NOT_RUNNING = "NotRunning"
     # org.freedesktop.DBus.Error
@@ -62,6 +63,7 @@ _OWN = frozenset(
         Problem.NOT_BOOTABLE,
         Problem.NO_EXEC_MOUNT,
         Problem.IMAGE_BUSY,
+        Problem.INVALID_SETTINGS,
         Problem.JOB_RUNNING,
         Problem.NOT_RUNNING,
     }

@@ -12,7 +12,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 
 from machined.linux import process
-from machined.model import credentials, leftovers, preflight, unit
+from machined.model import configured, credentials, leftovers, preflight, unit
 from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.failure import last_words
 from machined.model.images import SEARCH_PATH, Image, Images
@@ -23,6 +23,7 @@ from machined.model.rebooting import REBOOT_TIMEOUT, Rebooting
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
 from machined.model.roots import Roots, layers_over
+from machined.model.settings.merge import Effective
 from machined.model.state import State, States, unit_of_machine
 from machined.model.stopping import POWEROFF_TIMEOUT, StopLimits, StopMode, Stopping
 
@@ -69,6 +70,8 @@ class Lifecycle:
                 f"Choose another name.",
             )
         image = self._images.find(origin or name)
+        if image is None and not origin:
+            image = configured.tree_elsewhere(name, self._systemd.version)
         if image is None:
             where = ", ".join(str(path) for path in SEARCH_PATH)
             raise MachineError(
@@ -78,14 +81,18 @@ class Lifecycle:
             )
         return image
 
-    async def start(self, name: str, origin: str = "", *, ephemeral: bool = False) -> Job:
+    async def start(
+        self, name: str, origin: str = "", *, ephemeral: bool = False, words: Sequence[str] = ()
+    ) -> Job:
         """A job that ends when the machine's unit is up.
 
         Starting a machine that runs as ours is no error. What an `ephemeral` one writes goes with it, and so
-        it is with every machine that is made of an image with another name, `origin`.
+        it is with every machine that is made of an image with another name, `origin`. `words` are settings,
+        Key=value, that hold until its end.
         """
         image = self.image_to_start(name, origin)
-        ephemeral = ephemeral or image.name != name
+        settings = configured.settings(name, image, self._systemd.version, words)
+        ephemeral = ephemeral or image.name != name or settings.yes("Exec", "Ephemeral")
         running = self._registry.get(name)
         if (
             running is not None
@@ -95,13 +102,14 @@ class Lifecycle:
         ):
             return await self._job(name, Verb.START, self._already_up)
         if self._jobs.of_machine(name) is None and not self._unit_is_up(name):
-            preflight.check_image(name, image, self._registry, self._roots, ephemeral=ephemeral)
+            boot = settings.yes("Exec", "Boot")
+            preflight.check_image(name, image, self._registry, self._roots, ephemeral=ephemeral, boot=boot)
             self._check_base(image, ephemeral)
         elif ephemeral:
             raise MachineError(
                 Problem.MACHINE_EXISTS, f"A machine '{name}' is running already; choose another name."
             )
-        return await self._job(name, Verb.START, lambda: self._start(name, image, ephemeral))
+        return await self._job(name, Verb.START, lambda: self._start(name, image, ephemeral, settings))
 
     def _check_base(self, image: Image, ephemeral: bool) -> None:
         """An image that others are layers over is not to be written to."""
@@ -120,15 +128,15 @@ class Lifecycle:
     def _unit_is_up(self, name: str) -> bool:
         return self._states.record(name).starting or self._stopping.is_up(unit_of_machine(name))
 
-    async def _start(self, name: str, image: Image, ephemeral: bool) -> str:
+    async def _start(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> str:
         unit_name = unit_of_machine(name)
         if await self._settled(name):
             return ""
         for path in leftovers.remove(name, self._images.find(name)):
             log.info("Removed '%s', left by a run of machine '%s' that was killed", path, name)
         began = process.now_usec()[0]
-        source = await self._source(name, image, ephemeral)
-        properties = unit.properties(name, self._systemd.version, self._cleanup, source)
+        source = await self._source(name, image, ephemeral, settings)
+        properties = unit.properties(name, self._systemd.version, self._cleanup, source, settings)
         try:
             result = await self._start_unit(name, properties)
         except ServiceManagerError:
@@ -145,15 +153,17 @@ class Lifecycle:
             f"See 'journalctl -u {unit_name}'.",
         )
 
-    async def _source(self, name: str, image: Image, ephemeral: bool) -> unit.Source:
+    async def _source(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> unit.Source:
         """What systemd-nspawn is told to boot. Raises MachineError, OSError."""
         options = tuple(credentials.options(image.name))
         if Roots.needs(image, ephemeral):
-            root = await self._roots.prepare(name, image, ephemeral)
+            root = await self._roots.prepare(name, image, ephemeral, settings)
             return unit.Source(
-                os.fspath(root.directory), root.base,
+                os.fspath(root.directory), base=root.base,
                 ephemeral=ephemeral, read_only=root.read_only, options=options,
             )  # fmt: skip
+        if image.name == name and self._images.find(name) is None:
+            return configured.source(image, ephemeral, options)
         if not ephemeral:
             return unit.Source(options=options)
         # systemd-nspawn copies it.

@@ -22,16 +22,20 @@ INIT_PATHS: Final = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/ini
 OS_RELEASE_PATHS: Final = ("etc/os-release", "usr/lib/os-release")
 
 
-def check_image(name: str, image: Image, registry: Registry, roots: Roots, *, ephemeral: bool) -> None:
+def check_image(
+    name: str, image: Image, registry: Registry, roots: Roots, *, ephemeral: bool, boot: bool = True
+) -> None:
     """Raises MachineError when a machine cannot be started from this image.
 
-    What an `ephemeral` one is made of may be in use by others that do not write to it.
+    What an `ephemeral` one is made of may be in use by others that do not write to it. Where
+    there is nothing to `boot` the tree need not hold a system.
     """
     _check_free(name, image, registry, roots, ephemeral)
     if image.is_tree or image.stack is not None:
         _check_layers(image)
         _check_mount(name, image)
-        check_tree(name, image)
+        if boot:
+            check_tree(name, image)
 
 
 def _check_free(name: str, image: Image, registry: Registry, roots: Roots, ephemeral: bool) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from machined.linux import mounts
-from machined.model import leftovers, privateusers
+from machined.model import leftovers
 from machined.model.images import Image, ImageType
 from machined.model.names import is_machine_name
 
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 RUNTIME: Final = Path("/run/machined/roots")
 # What a machine that leaves nothing behind writes; no image has a name that begins so.
 SCRATCH: Final = ".#ephemeral-"
-# Where settings of an image are lent to a machine with another name.
-SETTINGS: Final = Path("/run/systemd/nspawn")
 _RECORD: Final = ".json"
 
 
@@ -55,16 +53,6 @@ def write(root: Root) -> None:
     partial = record.with_suffix(".new")
     partial.write_text(json.dumps(asdict(root)), encoding="utf-8")
     partial.replace(record)
-
-
-def lend_settings(root: Root) -> None:
-    """Let a machine have the settings of the image it is made of, unless it has some of its own. OSError."""
-    if root.machine == root.image or privateusers.settings_file(root.machine) is not None:
-        return
-    if (settings := privateusers.settings_file(root.image)) is not None:
-        SETTINGS.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            (SETTINGS / f"{root.machine}.nspawn").symlink_to(settings)
 
 
 def read(name: str) -> Root | None:
@@ -105,18 +93,11 @@ def take_away(name: str) -> list[str]:
         mounts.unmount(os.fspath(root.directory), lazy=True)
     with contextlib.suppress(FileNotFoundError):
         root.directory.rmdir()
-    _take_back_settings(root)
     ours = root.ephemeral and os.path.basename(root.writable).startswith(SCRATCH)
     doomed = [root.writable] if ours and os.path.isdir(root.writable) else []
     # Last: what could not be done is done the next time.
     (RUNTIME / f"{name}{_RECORD}").unlink(missing_ok=True)
     return doomed
-
-
-def _take_back_settings(root: Root) -> None:
-    link = SETTINGS / f"{root.machine}.nspawn"
-    if root.machine != root.image and link.is_symlink() and link.readlink().name == f"{root.image}.nspawn":
-        link.unlink(missing_ok=True)
 
 
 def abandoned(pool: Path) -> list[str]:

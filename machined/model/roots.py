@@ -20,6 +20,7 @@ from machined.model import image_locks, privateusers, rootrecord, userranges
 from machined.model.errors import MachineError, Problem
 from machined.model.images import POOL, Image, Images, ImageType
 from machined.model.rootrecord import SCRATCH, Root
+from machined.model.settings.merge import Effective
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +56,14 @@ class Roots:
         """Whether a machine cannot be started from its image as it is."""
         return image.stack is not None or (ephemeral and image.is_tree)
 
-    async def prepare(self, name: str, image: Image, ephemeral: bool) -> Root:
+    async def prepare(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> Root:
         """Mount the root of a machine. Raises MachineError, OSError; nothing is left then."""
         self.release(name)  # what a run before has left
-        base = privateusers.base_of(name, image.name, userranges.pick(name, self._is_taken))
+        base = privateusers.base_of(name, settings, userranges.pick(name, self._is_taken))
         root = _plan(name, image, ephemeral, base, self.pool)
         self._hold(root)
         try:
             rootrecord.write(root)
-            rootrecord.lend_settings(root)
             await self._workers.run(
                 f"{_LAYERING}:mount",
                 os.fspath(root.directory), list(root.layers), root.writable, root.base, root.ephemeral,

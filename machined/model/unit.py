@@ -7,10 +7,13 @@ here and a test compares them with `systemctl show` of the template.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from machined.model.ports import UnitProperty
+from machined.model.settings import command
+from machined.model.settings.merge import Effective, merge
 
 # sysexits of a guest's reboot: nspawn asks its unit to be started again (systemd-nspawn(1), "Exit Status").
 REBOOT_STATUS: Final = 133
@@ -29,6 +32,8 @@ DEVICES: Final = (
     ("/dev/mapper/control", "rw"),
     ("block-device-mapper", "rw"),
 )
+# What is said together with the tree, or depends on it.
+_SAID: Final = frozenset({"Exec.PrivateUsers", "Files.PrivateUsersOwnership", "Exec.LinkJournal"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class Source:
 
     directory: str = ""
     """A tree that is mounted for the machine; its owners are mapped already, from user `base` on."""
+    mapped: bool = True
+    """Whether they are; else `directory` is just somewhere else."""
     base: int = 0
     image: str = ""
     """A disk image."""
@@ -45,46 +52,83 @@ class Source:
     options: tuple[str, ...] = ()
     """More of systemd-nspawn's."""
 
-    def words(self) -> list[str]:
-        """Options of systemd-nspawn in place of the template's `-U`."""
-        words = []
-        if self.directory:
+    @property
+    def is_mapped(self) -> bool:
+        return bool(self.directory) and self.mapped
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether systemd-nspawn finds it by the machine's name."""
+        return not (self.directory or self.image)
+
+    def words(self, settings: Effective) -> list[str]:
+        """Options of systemd-nspawn that say what is booted, and whose it is."""
+        words = [f"--directory={self.directory}"] if self.directory else []
+        words += [f"--image={self.image}"] if self.image else []
+        if self.is_mapped:
             users = f"{self.base}:65536" if self.base else "no"
-            words = [f"--directory={self.directory}", f"--private-users={users}"]
+            words += [f"--private-users={users}"]
             words += ["--private-users-ownership=off"] if self.base else []
         else:
-            words = ["-U", *([f"--image={self.image}"] if self.image else [])]
+            words += _users(settings)
             words += ["--ephemeral"] if self.ephemeral else []
-        return [*words, *(["--read-only"] if self.read_only else []), *self.options]
+        if self.read_only and not settings.yes("Files", "ReadOnly"):
+            words.append("--read-only")
+        return [*words, *self.options]
 
 
-def command_line(name: str, source: Source) -> list[str]:
-    """The nspawn command of a machine, with the defaults of the template."""
+def _users(settings: Effective) -> list[str]:
+    users, ownership = settings.get("Exec", "PrivateUsers"), settings.get("Files", "PrivateUsersOwnership")
+    # -U is "pick" on kernels that can and nothing on others.
+    words = ["-U"] if users == "pick" else [f"--private-users={users}"]
+    return words + ([f"--private-users-ownership={ownership}"] if ownership else [])
+
+
+def command_line(name: str, source: Source, settings: Effective, version: int) -> list[str]:
+    """The nspawn command of a machine.
+
+    All settings are on it, and none read from files by systemd-nspawn itself, for which a file with one key
+    of a section is a file without the others.
+    """
+    words = command.options(settings, version, without=_SAID)
+    # The journal of a machine that leaves nothing behind goes with it.
+    journal = settings.get("Exec", "LinkJournal")
+    if source.ephemeral and not settings.is_set("Exec", "LinkJournal"):
+        journal = "no"
+    parameters = command.parameters(settings)
     return [
         "systemd-nspawn",
         "--quiet",
         "--keep-unit",
-        "--boot",
-        # The journal of a machine that leaves nothing behind goes with it.
-        f"--link-journal={'no' if source.ephemeral else 'try-guest'}",
-        "--network-veth",
-        *source.words(),
-        "--settings=override",
+        *words,
+        f"--link-journal={journal}",
+        *source.words(settings),
+        "--settings=no",
         f"--machine={name}",
+        *(["--", *parameters] if parameters else []),
     ]
 
 
-def properties(name: str, version: int, cleanup: str, source: Source | None = None) -> list[UnitProperty]:
+def properties(
+    name: str,
+    version: int,
+    cleanup: str,
+    source: Source | None = None,
+    settings: Effective | None = None,
+    more: Sequence[UnitProperty] = (),
+) -> list[UnitProperty]:
     """The properties of machine-NAME.service on a host with this systemd.
 
-    `cleanup` is the program that takes away what a killed nspawn leaves, for versions where nspawn cannot,
-    and the tree that was mounted for the machine.
+    `more` are properties of its own, which count more than those here. `cleanup` is the program that takes
+    away what a killed nspawn leaves, for versions where nspawn cannot, and the tree that was mounted for the
+    machine.
     """
-    source = source or Source()
-    # Its own --cleanup wants to find an image by the name of the machine.
-    by_name = not (source.directory or source.image)
+    source, settings = source or Source(), settings or merge([])
     nspawn = ["systemd-nspawn", "--cleanup", f"--machine={name}"]
-    stop_post = nspawn if version >= 262 and by_name else [cleanup, name]
+    # Its own --cleanup wants to find an image by the name of the machine.
+    stop_post = nspawn if version >= 262 and source.is_by_name else [cleanup, name]
+    tree = source.directory or source.image or f"/var/lib/machines/{name}"
+    environment = command.environment(settings)
     rows = [
         UnitProperty("Description", "s", f"Machine {name} (container managed by machined)"),
         UnitProperty("Documentation", "as", ["man:systemd-nspawn(1)", "man:machinectl(1)"]),
@@ -94,14 +138,16 @@ def properties(name: str, version: int, cleanup: str, source: Source | None = No
         # At shutdown units stop in the reverse order: the machine before us, we before the bus. No more than
         # that: PID 1 tells of each unit named here anew, which is a good part of what a start costs.
         UnitProperty("After", "as", ["network.target", *MODULES, "systemd-machined.service"]),
-        UnitProperty("RequiresMountsFor", "as", [f"/var/lib/machines/{name}"]),
+        UnitProperty(
+            "RequiresMountsFor", "as", [tree if not source.is_mapped else f"/var/lib/machines/{name}"]
+        ),
         UnitProperty("Type", "s", "notify"),
-        _command("ExecStart", command_line(name, source)),
+        _command("ExecStart", command_line(name, source, settings, version)),
         _command("ExecStopPost", stop_post, ignore_failure=stop_post is not nspawn),
         UnitProperty("KillMode", "s", "mixed"),
         UnitProperty("RestartForceExitStatus", "(aiai)", [[REBOOT_STATUS], []]),
         UnitProperty("SuccessExitStatus", "(aiai)", [[REBOOT_STATUS], []]),
-        UnitProperty("Slice", "s", "machine.slice"),
+        UnitProperty("Slice", "s", settings.get("Exec", "Slice")),
         UnitProperty("Delegate", "b", True),
         UnitProperty("DelegateSubgroup", "s", "supervisor"),
         UnitProperty("CoredumpReceive", "b", True),
@@ -117,7 +163,10 @@ def properties(name: str, version: int, cleanup: str, source: Source | None = No
             UnitProperty("TimeoutStartUSec", "t", 120_000_000),
             UnitProperty("TimeoutStopUSec", "t", 120_000_000),
         ]
-    return rows
+    if environment:
+        rows.append(UnitProperty("Environment", "as", environment))
+    said = {row.name for row in more}
+    return [row for row in rows if row.name not in said or row.name == "DeviceAllow"] + list(more)
 
 
 def _command(name: str, argv: list[str], *, ignore_failure: bool = False) -> UnitProperty:

@@ -16,10 +16,10 @@ from machined.model import (
     images,
     leftovers,
     lifecycle,
-    privateusers,
     readiness,
     rootrecord,
 )
+from machined.model.settings import sources
 
 
 @dataclass
@@ -41,8 +41,9 @@ class Sandbox:
         monkeypatch.setattr(leftovers, "RUNTIME", box.runtime)
         monkeypatch.setattr(leftovers, "RECORDS", box.records)
         monkeypatch.setattr(rootrecord, "RUNTIME", box.roots)
-        monkeypatch.setattr(rootrecord, "SETTINGS", box.settings)
-        monkeypatch.setattr(privateusers, "TRUSTED", (box.settings,))
+        monkeypatch.setattr(sources, "NSPAWN", (box.root / "run-nspawn", box.settings))
+        monkeypatch.setattr(sources, "CONFIGURATION", box.configuration)
+        monkeypatch.setattr(sources, "RUNTIME", box.root / "run-machined")
         monkeypatch.setattr(credentials, "DIRECTORY", box.root / "credentials")
         monkeypatch.setattr(images, "LOCKS", box.locks)
         monkeypatch.setattr(image_ops, "_SETTINGS", (box.settings,))
@@ -74,6 +75,10 @@ class Sandbox:
     @property
     def settings(self) -> Path:
         return self.root / "settings"
+
+    @property
+    def configuration(self) -> Path:
+        return self.root / "etc-machined"
 
     @property
     def locks(self) -> Path:

@@ -20,8 +20,8 @@ OF_THE_RUN = frozenset(
     ).split()
 )
 # Ours on purpose: the order against our daemon and the bus at shutdown, no failed unit in the way of the
-# next start, and the cleaning that 257's nspawn cannot do by itself.
-OURS = {"After", "CollectMode", "ExecStopPost", "ExecStopPostEx"}
+# next start, the cleaning that 257's nspawn cannot do by itself, and settings that are all on the command line.
+OURS = {"After", "CollectMode", "ExecStart", "ExecStartEx", "ExecStopPost", "ExecStopPostEx"}
 
 
 def properties(managed: Driver, unit: str) -> dict[str, str]:
@@ -51,10 +51,17 @@ def test_same_as_the_template(managed: Driver, machine: str) -> None:
         and without_run(theirs.get(key)) != without_run(ours.get(key))
     }
     assert set(different) <= OURS, different
+    options = argv(theirs["ExecStart"])
+    assert argv(ours["ExecStart"]) == {*options - {"--settings=override"}, "--settings=no"}
     assert set(theirs["After"].split()) <= set(ours["After"].split())
     assert "systemd-machined.service" in ours["After"]
     assert "machined" in ours["Description"]
     assert "man:systemd-nspawn(1)" in ours["Documentation"]
+
+
+def argv(command: str) -> set[str]:
+    _, _, rest = command.partition("argv[]=")
+    return set(rest.partition(" ;")[0].split()[1:])
 
 
 def without_run(value: str | None) -> str | None:

@@ -18,10 +18,12 @@ from machined.model import rootrecord
 from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.images import Image
 from machined.model.jobs import Result
+from machined.model.settings.merge import merge
 from machined.model.state import State
 from tests.fakes.systemd import raising
 from tests.fakes.world import World, turns
 
+DEFAULTS = merge([])
 MOUNT = "machined.linux.layering:mount"
 
 
@@ -76,8 +78,8 @@ def scratch(host: World) -> list[str]:
 async def test_an_ephemeral_one_shares_its_image(host: World, operations: Operations) -> None:
     host.sandbox.image("web")
     image, roots = found(host, "web"), host.core.roots
-    one = await roots.prepare("one", image, True)
-    two = await roots.prepare("two", image, True)
+    one = await roots.prepare("one", image, True, DEFAULTS)
+    two = await roots.prepare("two", image, True, DEFAULTS)
     assert one.layers == two.layers == (image.path,)
     assert one.base != two.base
     assert one.writable != two.writable
@@ -99,12 +101,12 @@ async def test_a_layered_one_is_its_only_user(host: World, operations: Operation
     base = host.sandbox.image("web")
     layered(host, "one", base)
     image = found(host, "one")
-    root = await host.core.roots.prepare("one", image, False)
+    root = await host.core.roots.prepare("one", image, False, DEFAULTS)
     assert root.layers == (str(base),)
     assert locked(image)
     assert locked(found(host, "web"), by_readers=True)
     with pytest.raises(MachineError) as caught:
-        await host.core.roots.prepare("other", image, True)
+        await host.core.roots.prepare("other", image, True, DEFAULTS)
     assert caught.value.problem is Problem.IMAGE_BUSY
     assert host.core.roots.get("other") is None
     host.core.roots.release("one")
@@ -117,7 +119,7 @@ async def test_a_mount_that_fails_leaves_nothing(host: World, operations: Operat
     image = found(host, "web")
     operations.fails = OSError(errno.EINVAL, "no such thing here")
     with pytest.raises(MachineError, match="does not do overlays") as caught:
-        await host.core.roots.prepare("one", image, True)
+        await host.core.roots.prepare("one", image, True, DEFAULTS)
     assert caught.value.problem is Problem.NOT_SUPPORTED
     assert not locked(image, by_readers=True)
     assert os.listdir(host.sandbox.roots) == []
@@ -126,8 +128,8 @@ async def test_a_mount_that_fails_leaves_nothing(host: World, operations: Operat
 async def test_after_a_restart(host: World, operations: Operations) -> None:
     host.sandbox.image("web")
     image, roots = found(host, "web"), host.core.roots
-    await roots.prepare("runs", image, True)
-    await roots.prepare("over", image, True)
+    await roots.prepare("runs", image, True, DEFAULTS)
+    await roots.prepare("over", image, True, DEFAULTS)
     (host.sandbox.pool / f"{rootrecord.SCRATCH}lost-0123").mkdir()
     await roots.close()
     roots._roots.clear()

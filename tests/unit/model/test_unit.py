@@ -49,10 +49,10 @@ COMMAND = [
     "--quiet",
     "--keep-unit",
     "--boot",
-    "--link-journal=try-guest",
     "--network-veth",
+    "--link-journal=try-guest",
     "-U",
-    "--settings=override",
+    "--settings=no",
     "--machine=web",
 ]
 

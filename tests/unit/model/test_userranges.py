@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from machined.linux.inifile import parse
 from machined.linux.locks import FileLock
 from machined.model import privateusers, userranges
 from machined.model.errors import MachineError, Problem
+from machined.model.settings.layers import Source, read
+from machined.model.settings.merge import Effective, merge
 from machined.model.userranges import FIRST, LAST, pick
 
 
@@ -16,7 +19,6 @@ from machined.model.userranges import FIRST, LAST, pick
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(userranges, "LOCKS", tmp_path / "locks")
     monkeypatch.setattr(userranges, "SUBUID", tmp_path / "subuid")
-    monkeypatch.setattr(privateusers, "TRUSTED", (tmp_path,))
     (tmp_path / "locks").mkdir()
     return tmp_path
 
@@ -55,31 +57,25 @@ def test_none_is_left() -> None:
     assert caught.value.problem is Problem.LIMITS_EXCEEDED
 
 
+def said(value: str) -> Effective:
+    return merge([read(parse(f"[Exec]\nPrivateUsers={value}\n".encode(), "web.nspawn"), Source.NSPAWN, 262)])
+
+
 @pytest.mark.parametrize(
     ("value", "base"),
     [
         ("pick", 4711), ("yes", 4711), ("", 4711), ("no", 0), ("0", 0), ("identity", 0), ("False", 0),
-        ("131072", 131072), ("131072:65536", 131072),
+        ("131072", 131072), ("131072:65536", 131072), ("-1", 4711),
     ],
 )  # fmt: skip
-def test_what_the_settings_say(places: Path, value: str, base: int) -> None:
-    (places / "web.nspawn").write_text(
-        f"[Network]\nPrivateUsers=12\n[Exec]\n#x\nPrivateUsers={value}\n", "utf-8"
-    )
-    assert privateusers.base_of("web", "web", 4711) == base
-    assert privateusers.base_of("other", "web", 4711) == base, "of the image"
-    assert privateusers.base_of("other", "other", 4711) == 4711
+def test_what_the_settings_say(value: str, base: int) -> None:
+    assert privateusers.base_of("web", said(value), 4711) == base
 
 
-@pytest.mark.parametrize("value", ["managed", "131073", "131072:10", "131072:x", "-1", "99999999999999"])
-def test_what_layers_cannot_do(places: Path, value: str) -> None:
-    (places / "web.nspawn").write_text(f"[Exec]\nPrivateUsers={value}\n", "utf-8")
+@pytest.mark.parametrize("value", ["managed", "131073", "131072:10", "4294901759:65535"])
+def test_what_layers_cannot_do(value: str) -> None:
     with pytest.raises(MachineError) as caught:
-        privateusers.base_of("web", "web", 4711)
+        privateusers.base_of("web", said(value), 4711)
     assert caught.value.problem is Problem.INVALID_ARGS
     assert value in caught.value.text
-
-
-def test_settings_that_are_no_text(places: Path) -> None:
-    (places / "web.nspawn").write_bytes(b"\xff\xfe[Exec]\0\n" * 100_000)
-    assert privateusers.base_of("web", "web", 4711) == 4711
+    assert "web.nspawn:2" in caught.value.text

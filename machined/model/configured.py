@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The settings of a machine, where they are valid, and the tree that they name, where it is no image."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from machined.linux import btrfs
+from machined.model.errors import MachineError, Problem
+from machined.model.images import Image, ImageType
+from machined.model.settings import sources
+from machined.model.settings.layers import Finding
+from machined.model.settings.merge import Effective
+from machined.model.unit import Source
+
+log = logging.getLogger(__name__)
+
+_SHOWN: Final = 10
+
+
+def settings(name: str, image: Image | None, version: int, words: Sequence[str] = ()) -> Effective:
+    """What holds for a machine, with `words` of a command line. Raises MachineError (INVALID_SETTINGS)."""
+    effective = sources.load(name, image, version, words)
+    check(name, effective.errors())
+    for finding in effective.findings:
+        log.warning("Settings of machine '%s': %s", name, finding)
+    return effective
+
+
+def check(name: str, errors: Sequence[Finding]) -> None:
+    """Raises MachineError (INVALID_SETTINGS) with the first of them."""
+    if not errors:
+        return
+    shown = "\n".join(f"  {error}" for error in errors[:_SHOWN])
+    more = f"\n  … and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+    raise MachineError(
+        Problem.INVALID_SETTINGS,
+        f"The settings of machine '{name}' are not valid, nothing was done:\n{shown}{more}\n"
+        f"'machinectl check {name}' tells when they are.",
+    )
+
+
+def tree_elsewhere(name: str, version: int) -> Image | None:
+    """What the settings of a machine name as its tree or disk image, None where they do not.
+
+    Raises MachineError (INVALID_SETTINGS, FILE_NOT_FOUND).
+    """
+    effective = sources.load(name, None, version)
+    for key in ("Directory", "Image"):
+        values = effective.all("Image", key)
+        if values:
+            return _image(name, values[-1].text, f"[Image] {key}={values[-1].text} ({values[-1].origin})")
+    return None
+
+
+def _image(name: str, path: str, said: str) -> Image:
+    try:
+        path = os.path.realpath(path, strict=True)
+        if os.path.isdir(path):
+            kind = ImageType.SUBVOLUME if btrfs.is_subvolume(path) else ImageType.DIRECTORY
+        else:
+            kind = ImageType.BLOCK if Path(path).is_block_device() else ImageType.RAW
+    except OSError as error:
+        raise MachineError(
+            Problem.FILE_NOT_FOUND, f"Machine '{name}' has no tree: {said}: {error.strerror}."
+        ) from None
+    return Image(name, path, kind, read_only=False)
+
+
+def source(image: Image, ephemeral: bool, options: tuple[str, ...]) -> Source:
+    """What systemd-nspawn boots of such a tree."""
+    if image.is_tree:
+        return Source(directory=image.path, mapped=False, ephemeral=ephemeral, options=options)
+    return Source(image=image.path, ephemeral=ephemeral, options=options)
