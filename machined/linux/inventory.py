@@ -7,6 +7,7 @@ is not read again: whoever copied it has said whether that went well.
 
 from __future__ import annotations
 
+import collections
 import errno
 import hashlib
 import itertools
@@ -26,10 +27,20 @@ class Entry:
     """A file of a tree. `like` is what a copy has to have as well, `state` changes when the file does."""
 
     path: str
-    like: tuple[object, ...]
+    first: str
+    """The first path by which it was seen."""
+    own: tuple[object, ...]
     state: tuple[int, ...]
     allocated: int
     """Bytes; 0 for a further name of what was seen already."""
+
+    @property
+    def like(self) -> tuple[object, ...]:
+        return self.first, *self.own
+
+    @property
+    def top(self) -> str:
+        return self.path.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,8 @@ class Summary:
 
     allocated: int
     digest: str
+    parts: dict[str, str]
+    """By the first names of the tree, digests that stay when some of them are moved or removed."""
 
 
 def is_passing(name: str) -> bool:
@@ -72,7 +85,7 @@ def _entry(place: str, path: str, links: dict[tuple[int, int], str]) -> Entry:
     identity = status.st_dev, status.st_ino
     single = kind == stat.S_IFDIR or status.st_nlink == 1
     first = path if single else links.setdefault(identity, path)
-    like = (
+    own = (
         status.st_mode,
         status.st_uid,
         status.st_gid,
@@ -80,11 +93,10 @@ def _entry(place: str, path: str, links: dict[tuple[int, int], str]) -> Entry:
         status.st_mtime_ns,
         status.st_rdev if kind in {stat.S_IFBLK, stat.S_IFCHR} else 0,
         os.readlink(place) if kind == stat.S_IFLNK else "",
-        first,
         _attributes(place),
     )
     state = *identity, status.st_ctime_ns, status.st_size
-    return Entry(path, like, state, status.st_blocks * 512 + _BLOCK if first == path else 0)
+    return Entry(path, first, own, state, status.st_blocks * 512 + _BLOCK if first == path else 0)
 
 
 def _attributes(place: str) -> tuple[tuple[str, bytes], ...]:
@@ -101,10 +113,19 @@ def _attributes(place: str) -> tuple[tuple[str, bytes], ...]:
 def summary(top: str) -> Summary:
     """OSError."""
     allocated, digest = 0, hashlib.sha256()
+    parts: dict[str, hashlib._Hash] = collections.defaultdict(hashlib.sha256)
     for entry in entries(top):
         allocated += entry.allocated
-        digest.update(repr((entry.path, entry.like, entry.state)).encode("utf-8", "surrogateescape"))
-    return Summary(allocated, digest.hexdigest())
+        digest.update(_raw(entry.path, entry.like, entry.state))
+        # No time of change, which a rename sets, nor to what else the file is linked outside of the part.
+        inner = entry.path != entry.top
+        inode = entry.state[1]
+        parts[entry.top].update(_raw(entry.path, entry.first if inner else "", entry.own, inode))
+    return Summary(allocated, digest.hexdigest(), {name: part.hexdigest() for name, part in parts.items()})
+
+
+def _raw(*of: object) -> bytes:
+    return repr(of).encode("utf-8", "surrogateescape")
 
 
 def difference(original: str, copy: str) -> str:

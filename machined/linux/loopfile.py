@@ -43,7 +43,7 @@ def find(directory: str) -> LoopFile | None:
     if not seen or seen[-1].fstype != "btrfs" or not seen[-1].source.startswith("/dev/loop"):
         return None
     device = seen[-1].source
-    number, inode = _backing(device)
+    number, inode = behind(device)
     try:
         with open(f"/sys/block/{os.path.basename(device)}/loop/backing_file", "rb") as file:
             path = os.fsdecode(file.read().removesuffix(b"\n"))
@@ -55,7 +55,7 @@ def find(directory: str) -> LoopFile | None:
     return LoopFile(device, path, status.st_size, status.st_blocks * 512)
 
 
-def _backing(device: str) -> tuple[int, int]:
+def behind(device: str) -> tuple[int, int]:
     """Device and inode number of the file behind a loop device."""
     with OwnedFd(os.open(device, os.O_RDONLY | _OPEN)) as fd:
         if not stat.S_ISBLK(os.fstat(fd.fileno()).st_mode):
@@ -66,9 +66,23 @@ def _backing(device: str) -> tuple[int, int]:
     return int(number), int(inode)
 
 
-def mount(file: str, directory: str) -> None:
+def mount(file: str, directory: str, *, read_only: bool = False) -> None:
     """Mount the btrfs in a file; the loop device goes with the mount."""
-    trees.run("mount", "-t", "btrfs", "-o", "loop", "--", file, directory)
+    options = "loop,ro" if read_only else "loop"
+    trees.run("mount", "-t", "btrfs", "-o", options, "--", file, directory)
+
+
+def set_read_only(directory: str, read_only: bool) -> None:
+    """Let nobody write to what is mounted at a directory, by whatever mount, or let them again.
+
+    EBUSY while something is open for writing there.
+    """
+    try:
+        trees.run("mount", "-o", "remount,ro" if read_only else "remount,rw", "--", directory)
+    except OSError as error:
+        if error.errno == errno.EIO and "busy" in (error.strerror or ""):  # its words for it
+            raise OSError(errno.EBUSY, "something in it is open for writing", directory) from error
+        raise
 
 
 def make(file: str, size: int) -> None:
@@ -95,7 +109,7 @@ def grow(directory: str, size: int) -> None:
         btrfs.open_directory(directory) as top,
     ):
         status = os.fstat(file.fileno())
-        if (status.st_dev, status.st_ino) != _backing(found.device):
+        if (status.st_dev, status.st_ino) != behind(found.device):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), found.path)
         before = status.st_size
         try:

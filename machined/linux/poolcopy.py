@@ -2,7 +2,7 @@
 """All images of a pool, copied into another one: directories become subvolumes, or subvolumes directories.
 
 As cp(1) copies: owners, times, extended attributes, ACLs, hard links within an image, holes. What is marked
-read-only stays so, by whichever means the target has.
+read-only stays so, by whichever means the target has, and what layers lie over for as long as they do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 from typing import Final
 
-from machined.linux import btrfs, filesystem, inventory, quotas, statx, trees
+from machined.linux import btrfs, inventory, mstack, quotas, statx, trees
 
 _VERSIONED: Final = ".v"
 _LAYERED: Final = ".mstack"
@@ -49,7 +49,7 @@ def _copy_directory(source: str, target: str, subvolumes: bool) -> None:
         os.mkdir(target, 0o700)
         copy(source, target)  # it holds images, and is none
         return
-    read_only = _is_read_only(source)
+    read_only, base = mstack.is_read_only(source), mstack.is_base(source)
     if subvolumes and not source.endswith(_LAYERED):
         with btrfs.open_directory(os.path.dirname(target)) as parent:
             btrfs.create(parent.fileno(), os.path.basename(target))
@@ -60,16 +60,7 @@ def _copy_directory(source: str, target: str, subvolumes: bool) -> None:
         os.mkdir(target, 0o700)
     # By "source/." the attributes of the top come along.
     _cp(os.path.join(source, "."), target)
-    if read_only:
-        trees.mark_read_only(target, "subvolume" if btrfs.is_subvolume(target) else "tree", True)
-
-
-def _is_read_only(path: str) -> bool:
-    """By the flag of a subvolume, or by the attribute of a directory."""
-    if btrfs.is_subvolume(path):
-        with btrfs.open_directory(path) as directory:
-            return btrfs.info(directory.fileno()).read_only
-    try:
-        return bool(filesystem.attributes(path) & filesystem.IMMUTABLE)
-    except OSError:
-        return False  # a file system without attributes
+    if base:
+        mstack.protect(target)  # until the last layer has gone
+    elif read_only:
+        mstack.set_read_only(target, True)

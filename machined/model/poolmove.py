@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from machined.linux import inventory, loopfile, mounts, overmount, statx
+from machined.linux import inventory, loopfile, overmount, statx, treeusers
 from machined.linux.locks import FileLock, holder_conflict
 from machined.linux.overmount import Place
 from machined.model import images, poolfile
@@ -118,6 +118,8 @@ def _explained(doing: str, error: OSError) -> MachineError:
         return MachineError(
             Problem.LIMITS_EXCEEDED, f"There was not enough room, and the pool was left as it is ({why})."
         )
+    if error.errno == errno.EIO:
+        why += " ('journalctl -k' may tell more: a disk that is full or broken)"
     return MachineError(Problem.FAILED, f"Could not {doing} the pool, it was left as it is: {why}")
 
 
@@ -184,14 +186,11 @@ def _has_btrfs() -> bool:
 @contextmanager
 def _nobody_inside(place: Place) -> Iterator[None]:
     """Hold all images, so that nobody begins anything with one. Raises MachineError (IMAGE_BUSY)."""
-    for mount in mounts.mount_points():
-        # An overlay is not in the way of an unmount, and writes on into what nobody sees any more.
-        overlay = mount.fstype == "overlay" and any(f"{place.directory}/" in o for o in mount.options)
-        if overlay or mount.target.startswith(f"{place.directory}/"):
-            raise MachineError(
-                Problem.IMAGE_BUSY,
-                f"What is mounted at '{mount.target}' is a part of the pool; unmount that first.",
-            )
+    if (mount := treeusers.mount_of(place.directory)) is not None:
+        raise MachineError(
+            Problem.IMAGE_BUSY,
+            f"What is mounted at '{mount.target}' is a part of the pool; unmount that first.",
+        )
     for name in poolfile.names_in_the_making():
         raise MachineError(
             Problem.IMAGE_BUSY, f"Image '{name}' is being made or renamed; wait until that is over."
@@ -205,7 +204,7 @@ def _nobody_inside(place: Place) -> Iterator[None]:
             if (status.st_dev, status.st_ino) not in seen:  # else it is one image under two names
                 _hold(image, held)
             seen.add((status.st_dev, status.st_ino))
-        if user := overmount.user_of(place.directory):
+        if user := treeusers.user_of(place.directory):
             raise MachineError(Problem.IMAGE_BUSY, f"The pool is in use, by {user}; end that first.")
         yield
 

@@ -156,6 +156,14 @@ def test_what_is_refused_changes_nothing(pool: Driver) -> None:
     host.run(["sh", "-ec", f"mount -t tmpfs tmpfs /mnt; {overlay},workdir=/mnt/work overlay /mnt/o"])
     assert "mounted at '/mnt/o' is a part of the pool" in refused(pool, "pool", "create")
     host.run(["umount", "/mnt/o", "/mnt"])
+    host.run(["sh", "-ec", f"mkdir -p /mnt/b; mount --bind {POOL}/odd/etc /mnt/b"])
+    assert "mounted at '/mnt/b' is a part of the pool" in refused(pool, "pool", "create")
+    host.run(["umount", "/mnt/b"])
+    device = host.run(["losetup", "--find", "--show", f"{POOL}/disk.raw"]).stdout.strip()
+    try:
+        assert f"in use, by the loop device {device} over" in refused(pool, "pool", "create")
+    finally:
+        host.run(["losetup", "--detach", device])
     inside = f"cd {POOL}/odd && echo ready && exec sleep infinity"
     with pool.background(["sh", "-c", inside]) as shell:
         assert shell.stdout is not None

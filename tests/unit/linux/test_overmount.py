@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, subprocess, sys
-from machined.linux import btrfs, inventory, loopfile, mounts, overmount, trees
+from machined.linux import btrfs, inventory, loopfile, mounts, overmount, treeusers, trees
 
 place = overmount.Place.of(sys.argv[1] + "/machines")
 SIZE = 256 << 20
@@ -54,10 +54,13 @@ def content():
 
 
 def is_read_only(path):
+    times = os.stat(path)
     try:
         os.mkdir(path + "/new")
     except OSError:
         return True
+    os.rmdir(path + "/new")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     return False
 
 
@@ -96,6 +99,7 @@ def check(expected):
         mounts.unmount(sys.argv[1] + "/look")
         os.rmdir(sys.argv[1] + "/look")
     assert is_read_only(place.directory + "/fixed")
+    assert not is_read_only(place.directory + "/image")
     return found is not None
 
 
@@ -198,6 +202,223 @@ clear()
     assert lines[1] == "textmore ['machines']"
 
 
+WRITE_WHEN = """
+def late(module, name, when, what):
+    # Somebody writes just before a step, as often as it is taken.
+    real = getattr(module, name)
+    def step(*words, **more):
+        if when(*words):
+            what()
+        return real(*words, **more)
+    setattr(module, name, step)
+    return lambda: setattr(module, name, real)
+
+def write():
+    with open(place.directory + "/image/etc/file", "a") as file:
+        file.write("more")
+    os.makedirs(place.directory + "/imported/etc")
+
+def told(work):
+    try:
+        work()
+    except OSError as error:
+        return f"{error.errno} {error.strerror}"
+    return "done"
+"""
+
+
+def test_what_changes_after_the_last_look_is_not_lost(run: Callable[[str], list[str]]) -> None:
+    """Until the file is mounted over the directory; and until it is mounted there no more."""
+    lines = run(
+        WRITE_WHEN
+        + """
+fill()
+back = late(loopfile, "mount", lambda file, directory: directory == place.directory, write)
+print(told(lambda: overmount.make(place, SIZE)))
+back()
+overmount.recover(place)
+print(place.is_mounted, sorted(os.listdir(sys.argv[1])), os.path.isdir(place.directory + "/imported"))
+print(open(place.directory + "/image/etc/file").read())
+os.rmdir(place.directory + "/imported/etc")
+os.rmdir(place.directory + "/imported")
+expected = content()
+overmount.make(place, SIZE)
+wrote = []
+back = late(mounts, "unmount", lambda path: path == place.directory, lambda: wrote.append(told(write)))
+overmount.remove(place)
+back()
+print(wrote, check(expected))
+clear()
+"""
+    )
+    assert lines == [
+        "16 something in it was changed while it was copied",
+        "False ['machines'] True",
+        "textmore",
+        "['30 Read-only file system'] False",
+    ]
+
+
+def test_who_has_something_open_when_it_is_covered_goes_on(run: Callable[[str], list[str]]) -> None:
+    lines = run(
+        WRITE_WHEN
+        + """
+fill()
+writer = []
+def begin():
+    command = ["sh", "-c", "exec 3>>etc/file; cd /; echo; read line; echo $line >&3"]
+    writer.append(subprocess.Popen(command, cwd=place.directory + "/image", text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    writer[0].stdout.readline()
+back = late(loopfile, "mount", lambda file, directory: directory == place.directory, begin)
+print(told(lambda: overmount.make(place, SIZE)) == f"16 it is used by process 'sh' (PID {writer[0].pid})")
+back()
+overmount.recover(place)
+writer[0].communicate("more")
+print(open(place.directory + "/image/etc/file").read().strip(), sorted(os.listdir(sys.argv[1])))
+clear()
+"""
+    )
+    assert lines == ["True", "textmore ['machines']"]
+
+
+def test_what_changed_before_a_kill_is_not_lost(run: Callable[[str], list[str]]) -> None:
+    """Nobody had looked at the covered directory when it had to be decided which side counts."""
+    lines = run(
+        WRITE_WHEN
+        + """
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+for changed in (True, False):
+    fill()
+    expected = content()
+    if not os.fork():
+        if changed:
+            late(loopfile, "mount", lambda file, directory: directory == place.directory, write)
+        late(os, "rename", lambda source, target: target == place.file, kill)
+        late(overmount, "_changed_below", lambda *words: True, kill)
+        overmount.make(place, SIZE)
+    os.wait()
+    print(place.is_mounted)
+    overmount.recover(place)
+    if changed:
+        print(place.is_mounted, os.path.isdir(place.directory + "/imported"))
+        print(sorted(os.listdir(sys.argv[1])))
+    else:
+        print(check(expected))
+    clear()
+"""
+    )
+    assert lines == ["True", "False True", "['machines']", "True", "True"]
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["not-mounted", "mounted-later"])
+@pytest.mark.parametrize("removing", [False, True], ids=["make", "remove"])
+def test_what_was_put_where_the_pool_did_not_come_up(
+    run: Callable[[str], list[str]], removing: bool, by_hand: bool
+) -> None:
+    """Killed, a boot without the mount, and images that are made in the plain directory."""
+    lines = run(
+        WRITE_WHEN
+        + f"""
+removing, by_hand = {removing}, {by_hand}
+fill()
+expected = content()
+if removing:
+    overmount.make(place, SIZE)
+if not os.fork():
+    def kill():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if removing:
+        late(overmount, "_sync_all", lambda path: path == place.parent, kill)
+        overmount.remove(place)
+    else:
+        late(overmount, "_finish", lambda *words: True, kill)
+        overmount.make(place, SIZE)
+os.wait()
+mounts.unmount(place.directory)
+write()
+if by_hand:
+    loopfile.mount(place.file, place.directory)
+for _ in range(2):
+    print(told(lambda: overmount.recover(place)))
+print(place.is_mounted, place.has_leftovers)
+if by_hand:
+    mounts.unmount(place.directory)
+print(open(place.directory + "/image/etc/file").read(), os.listdir(place.directory + "/imported"))
+# Moved away, as it was told.
+subprocess.run(["rm", "-rf", place.directory + "/imported", place.directory + "/image"], check=True)
+if by_hand:
+    loopfile.mount(place.file, place.directory)
+overmount.recover(place)
+print(check(expected))
+clear()
+"""
+    )
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("17 'image' ")
+    assert lines[0].endswith("is new, or was changed meanwhile: move it away")
+    assert ("below what is mounted" in lines[0]) == by_hand
+    assert lines[2:] == [f"{by_hand} True", "textmore ['etc']", "True"]
+
+
+def test_a_disk_that_takes_not_all_of_it(run: Callable[[str], list[str]]) -> None:
+    """It fills up while the btrfs in the file, which has room, writes back: who copies is told nothing."""
+    lines = run(
+        WRITE_WHEN
+        + """
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96M", "tmpfs", sys.argv[1]], check=True)
+fill()
+with open(place.directory + "/image/big", "wb") as file:
+    for _ in range(60):
+        file.write(os.urandom(1 << 20))
+expected = content()
+print(told(lambda: overmount.make(place, SIZE)))
+overmount.recover(place)
+print(check(expected))
+subprocess.run(["chattr", "-i", place.directory + "/fixed"], check=False)
+mounts.unmount(sys.argv[1])
+"""
+    )
+    assert lines[0].startswith("5 "), lines
+    assert lines[1:] == ["False"]
+
+
+def test_bases_of_layers_keep_their_protection(run: Callable[[str], list[str]]) -> None:
+    """And lose it with the last layer, wherever the pool is then."""
+    lines = run(
+        """
+from machined.linux import layering, mstack
+fill()
+base, fixed = place.directory + "/image", place.directory + "/fixed"
+layering.protect(base, True)
+def states():
+    print([is_read_only(base), mstack.is_base(base), is_read_only(fixed), mstack.is_base(fixed)])
+states()
+for move in (lambda: overmount.make(place, SIZE), lambda: overmount.remove(place)):
+    move()
+    states()
+    for path in (base, fixed):
+        layering.protect(path, False)
+    states()
+    layering.protect(base, True)
+layering.protect(base, False)
+# What its owner has made read-only since stays so.
+overmount.make(place, SIZE)
+layering.protect(base, True)
+trees.mark_read_only(base, "subvolume", True)
+layering.protect(base, False)
+states()
+trees.mark_read_only(base, "subvolume", False)
+print(is_read_only(base))
+clear()
+"""
+    )
+    protected, free = "[True, True, True, False]", "[False, False, True, False]"
+    assert lines[:5] == [protected, protected, free, protected, free]
+    assert lines[5:] == ["[True, False, True, False]", "False"]
+
+
 def test_what_lies_below_a_pool_stays(run: Callable[[str], list[str]]) -> None:
     """An administrator's own files, hidden by the mount."""
     lines = run(
@@ -231,21 +452,23 @@ def test_a_pool_in_use_stays_where_it_is(run: Callable[[str], list[str]]) -> Non
 fill()
 expected = content()
 overmount.make(place, SIZE)
-with open(place.directory + "/image/etc/file") as held:
-    try:
-        overmount.remove(place)
-    except OSError as error:
-        print(error.errno)
-    overmount.recover(place)
+for mode in ("r", "r+"):  # either is seen at another step
+    with open(place.directory + "/image/etc/file", mode) as held:
+        try:
+            overmount.remove(place)
+        except OSError as error:
+            print(error.errno)
+        overmount.recover(place)
+    assert content() == expected
 print(check(expected))
 with subprocess.Popen(["sleep", "infinity"], cwd=place.directory + "/image") as sleeper:
-    print(overmount.user_of(place.directory) == f"process 'sleep' (PID {sleeper.pid})")
+    print(treeusers.user_of(place.directory) == f"process 'sleep' (PID {sleeper.pid})")
     sleeper.kill()
-print(repr(overmount.user_of(place.directory)))
+print(repr(treeusers.user_of(place.directory)))
 clear()
 """
     )
-    assert lines == ["16", "True", "True", "''"]
+    assert lines == ["16", "16", "True", "True", "''"]
 
 
 def test_it_grows_in_use_and_not_without_room(run: Callable[[str], list[str]]) -> None:
@@ -285,10 +508,10 @@ def test_what_somebody_else_mounted_meanwhile_hides_the_images_and_no_more(
 fill()
 expected = content()
 real = loopfile.mount
-def mount(file, directory):
+def mount(file, directory, **more):
     if directory == place.directory:
         raise InterruptedError
-    real(file, directory)
+    real(file, directory, **more)
 loopfile.mount = mount
 try:
     overmount.make(place, SIZE)
