@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from machined.linux import statx
+from machined.linux import btrfs_trees, statx
+from machined.linux.btrfs_trees import LAST, QUOTA_TREE, ROOT_TREE, Range
 from machined.linux.fds import OwnedFd
 
-UNLIMITED: Final = 0xFFFF_FFFF_FFFF_FFFF
+UNLIMITED: Final = LAST
+NO_LIMITS: Final = (UNLIMITED, UNLIMITED)
 SUBVOLUME_INODE: Final = 256
 """The inode number of every subvolume's root (BTRFS_FIRST_FREE_OBJECTID)."""
 
@@ -32,7 +34,6 @@ def _request(direction: int, number: int, size: int) -> int:
 
 _SUBVOL_CREATE: Final = _request(_WRITE, 14, 4096)
 _SNAP_DESTROY: Final = _request(_WRITE, 15, 4096)
-_TREE_SEARCH: Final = _request(_READ | _WRITE, 17, 4096)
 _INO_LOOKUP: Final = _request(_READ | _WRITE, 18, 4096)
 _SNAP_CREATE_V2: Final = _request(_WRITE, 23, 4096)
 _SUBVOL_GETFLAGS: Final = _request(_READ, 25, 8)
@@ -47,11 +48,7 @@ _QUOTA_RESCAN_STATUS: Final = _request(_READ, 45, 64)
 _GET_SUBVOL_INFO: Final = _request(_READ, 60, 504)
 
 _RDONLY: Final = 1 << 1
-_ROOT_TREE, _QUOTA_TREE = 1, 8
-_ROOT_REF, _QGROUP_INFO, _QGROUP_LIMIT_KEY, _QGROUP_RELATION = 156, 242, 244, 246
 _MAX_RFER, _MAX_EXCL = 1, 2
-_KEY: Final = struct.Struct("=7Q4I4Q")
-_HEADER: Final = struct.Struct("=QQQII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +80,9 @@ def _do(fd: int, request: int, argument: bytes) -> None:
     fcntl.ioctl(fd, request, bytearray(argument))  # of bytes, Python takes no more than 1024
 
 
-def is_subvolume(path: str) -> bool:
-    """Whether a path is the root of a subvolume; follows links."""
-    return os.stat(path).st_ino == SUBVOLUME_INODE and statx.is_btrfs(path)
+def is_subvolume(path: str, status: os.stat_result | None = None) -> bool:
+    """Whether a path is the root of a subvolume; follows links. `status`: of the path, where it is known."""
+    return (status or os.stat(path)).st_ino == SUBVOLUME_INODE and statx.is_btrfs(path)
 
 
 def file_system_id(path: str) -> bytes:
@@ -144,43 +141,10 @@ def set_read_only(fd: int, read_only: bool) -> None:
         fcntl.ioctl(fd, _SUBVOL_SETFLAGS, wanted.to_bytes(8, "little"))
 
 
-def _search(
-    fd: int, tree: int, kind: int, objects: tuple[int, int], offsets: tuple[int, int] = (0, UNLIMITED)
-) -> Iterator[tuple[int, int, bytes]]:
-    """Items of one kind in a tree: (object id, offset, data), in their order."""
-    low, start = objects[0], offsets[0]
-    while True:
-        key = _KEY.pack(
-            tree, low, objects[1], start, offsets[1], 0, UNLIMITED, kind, kind, 256, 0, 0, 0, 0, 0
-        )
-        answer = bytearray(key.ljust(4096, b"\0"))
-        fcntl.ioctl(fd, _TREE_SEARCH, answer)
-        count = _KEY.unpack_from(answer)[9]
-        if not count:
-            return
-        place = _KEY.size
-        for _ in range(count):
-            _, found, offset, type_, length = _HEADER.unpack_from(answer, place)
-            place += _HEADER.size
-            if type_ == kind and objects[0] <= found <= objects[1] and offsets[0] <= offset <= offsets[1]:
-                yield found, offset, bytes(answer[place : place + length])
-            place += length
-        # The next key in the order of (object, type, offset).
-        low, start = found, offset
-        if type_ > kind or (type_ == kind and offset == UNLIMITED):
-            low, start = found + 1, offsets[0]
-        elif type_ < kind:
-            start = offsets[0]
-        else:
-            start = offset + 1
-        if low > objects[1]:
-            return
-
-
 def children(fd: int, parent: int) -> list[tuple[int, str]]:
     """Subvolumes nested directly in another one: (id, path below the parent's root)."""
     found = []
-    for _, child, data in _search(fd, _ROOT_TREE, _ROOT_REF, (parent, parent)):
+    for _, child, data in btrfs_trees.search(fd, Range(ROOT_TREE, btrfs_trees.ROOT_REF, (parent, parent))):
         directory, _, length = struct.unpack_from("=QQH", data)
         name = data[18 : 18 + length]
         answer = bytearray(struct.pack("=QQ", parent, directory).ljust(4096, b"\0"))
@@ -216,8 +180,9 @@ def id_of(number: int) -> int:
 
 def parents(fd: int, number: int) -> list[int]:
     """The groups that a group is counted in. ENOENT becomes []: there are no quotas."""
+    wanted = Range(QUOTA_TREE, btrfs_trees.QGROUP_RELATION, (number, number))
     try:
-        found = [offset for _, offset, _ in _search(fd, _QUOTA_TREE, _QGROUP_RELATION, (number, number))]
+        found = [offset for _, offset, _ in btrfs_trees.search(fd, wanted)]
     except FileNotFoundError:
         return []
     return [other for other in found if level_of(other) > level_of(number)]
@@ -231,23 +196,34 @@ def subtree_group(fd: int, subvolume: int) -> int:
 
 def quota(fd: int, number: int) -> Quota:
     """Usage and limits of a group. ENODATA when it is not counted."""
-    used: tuple[int, int] | None = None
-    try:
-        for _, _, data in _search(fd, _QUOTA_TREE, _QGROUP_INFO, (0, 0), (number, number)):
-            _, referenced, _, exclusive = struct.unpack_from("=4Q", data)
-            used = referenced, exclusive
-    except FileNotFoundError:
-        used = None
+    used, limits = None, NO_LIMITS
+    with contextlib.suppress(FileNotFoundError):
+        for _, _, data in _group_items(fd, btrfs_trees.QGROUP_INFO, number):
+            used = usage_of(data)
     if used is None:
         raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-    limits = (UNLIMITED, UNLIMITED)
-    for _, _, data in _search(fd, _QUOTA_TREE, _QGROUP_LIMIT_KEY, (0, 0), (number, number)):
-        flags, referenced, exclusive = struct.unpack_from("=3Q", data)
-        limits = (
-            (referenced or UNLIMITED) if flags & _MAX_RFER else UNLIMITED,
-            (exclusive or UNLIMITED) if flags & _MAX_EXCL else UNLIMITED,
-        )
+    for _, _, data in _group_items(fd, btrfs_trees.QGROUP_LIMIT, number):
+        limits = limits_of(data)
     return Quota(*used, *limits)
+
+
+def _group_items(fd: int, kind: int, number: int) -> Iterator[btrfs_trees.Item]:
+    return btrfs_trees.search(fd, Range(QUOTA_TREE, kind, (0, 0), (number, number)))
+
+
+def usage_of(data: bytes) -> tuple[int, int]:
+    """What the item of a group tells (struct btrfs_qgroup_info_item): referenced and exclusive bytes."""
+    referenced, exclusive = struct.unpack_from("=8xQ8xQ", data)
+    return referenced, exclusive
+
+
+def limits_of(data: bytes) -> tuple[int, int]:
+    """What may be referenced and exclusive, of struct btrfs_qgroup_limit_item."""
+    flags, referenced, exclusive = struct.unpack_from("=3Q", data)
+    return (
+        (referenced or UNLIMITED) if flags & _MAX_RFER else UNLIMITED,
+        (exclusive or UNLIMITED) if flags & _MAX_EXCL else UNLIMITED,
+    )
 
 
 def subtree_quota(fd: int) -> Quota:
@@ -278,3 +254,21 @@ def assign(fd: int, member: int, to: int, *, remove: bool = False) -> None:
 def set_limit(fd: int, number: int, referenced_max: int) -> None:
     """Limit what a group may reference, in bytes; UNLIMITED takes the limit away."""
     fcntl.ioctl(fd, _QGROUP_LIMIT, struct.pack("=6Q", number, _MAX_RFER, referenced_max, 0, 0, 0))
+
+
+# -- trees that others may change meanwhile ----------------------------------------------------------------
+
+_SNAP_DESTROY_V2: Final = _request(_WRITE, 63, 4096)
+_BY_ID: Final = 1 << 4
+
+
+def destroy_id(fd: int, number: int) -> None:
+    """As destroy(), of the subvolume with this id, wherever it is by now (Linux 5.7)."""
+    _do(fd, _SNAP_DESTROY_V2, struct.pack("=qQQ32xQ", 0, 0, _BY_ID, number).ljust(4096, b"\0"))
+
+
+def place_of(fd: int) -> str:
+    """Where in its subvolume an open directory is: "" for the root, else "a/b/"."""
+    answer = bytearray(struct.pack("=QQ", 0, os.fstat(fd).st_ino).ljust(4096, b"\0"))
+    fcntl.ioctl(fd, _INO_LOOKUP, answer)
+    return os.fsdecode(bytes(answer[16:]).partition(b"\0")[0])

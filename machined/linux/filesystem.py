@@ -51,37 +51,42 @@ def attributes_of(fd: int) -> int:
 def set_attributes(path: str, value: int, mask: int) -> None:
     """Set those attributes of `mask` that are in `value`, clear the others of it."""
     with OwnedFd(os.open(path, _LOOK)) as fd:
-        _set_attributes(fd, value, mask)
+        set_attributes_of(fd.fileno(), value, mask)
 
 
 def set_attributes_at(directory: int, name: str, value: int, mask: int) -> None:
     """As set_attributes(), of a regular file or directory in an open one; follows no link."""
     with OwnedFd(os.open(name, _LOOK | os.O_NOFOLLOW, dir_fd=directory)) as fd:
-        _set_attributes(fd, value, mask)
+        set_attributes_of(fd.fileno(), value, mask)
 
 
-def _set_attributes(fd: OwnedFd, value: int, mask: int) -> None:
-    before = attributes_of(fd.fileno())
+def set_attributes_of(fd: int, value: int, mask: int) -> None:
+    """As set_attributes(), of what is open."""
+    before = attributes_of(fd)
     wanted = before & ~mask | value & mask
     if wanted != before:
-        fcntl.ioctl(fd.fileno(), _SETFLAGS, wanted.to_bytes(_LONG, "little"))
+        fcntl.ioctl(fd, _SETFLAGS, wanted.to_bytes(_LONG, "little"))
 
 
-def rename_noreplace(source: str, target: str) -> None:
-    """Rename within a file system; FileExistsError when the target is there. Never follows links."""
+def rename_noreplace(source: str, target: str, *, dir_fd: int = AT_FDCWD) -> None:
+    """Rename within a file system; FileExistsError when the target is there. Never follows links.
+
+    Paths are relative to `dir_fd`.
+    """
     import ctypes  # here, since whoever only looks at images does without
 
     library = ctypes.CDLL(None, use_errno=True)
-    arguments = (AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target))
+    arguments = (dir_fd, os.fsencode(source), dir_fd, os.fsencode(target))
     if library.renameat2(*arguments, ctypes.c_uint(_RENAME_NOREPLACE)) >= 0:
         return
     number = ctypes.get_errno()
     if number not in {errno.EINVAL, errno.ENOSYS}:
         raise OSError(number, os.strerror(number), source)
     # A file system that cannot: whoever else takes the name holds its lock first.
-    if os.path.lexists(target):
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(target, dir_fd=dir_fd, follow_symlinks=False)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
-    os.rename(source, target)
+    os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
 def created_usec(path: str) -> int:
@@ -124,7 +129,8 @@ def copy_file(
         with OwnedFd(os.open(target, flags, 0o600)) as new:
             if like_image:
                 with contextlib.suppress(OSError):  # before there is data, or it has no effect
-                    _set_attributes(new, attributes_of(old.fileno()) & NO_COPY_ON_WRITE, NO_COPY_ON_WRITE)
+                    kept = attributes_of(old.fileno()) & NO_COPY_ON_WRITE
+                    set_attributes_of(new.fileno(), kept, NO_COPY_ON_WRITE)
             copy_data(old.fileno(), new.fileno(), status.st_size, reflink)
             if os.fstat(old.fileno()).st_size < status.st_size:
                 raise OSError(errno.EIO, "the file shrank while it was copied")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from machined.linux import btrfs, dissect, filesystem, partials, quotas, statx
+from machined.linux import btrfs, dissect, filesystem, mstack, nested, partials, provision, quotas, statx
 from machined.linux.identity import reset_identity
 from machined.linux.removal import remove, unlink
 from machined.linux.treeclone import fill
@@ -29,23 +29,29 @@ def copy_tree(
     beside: Sequence[tuple[str, str]] = (),
     reflink: Reflink = "auto",
     fresh: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> None:
     """A copy of a directory or subvolume: a snapshot if that goes, on btrfs a subvolume, else a directory.
 
     `reflink`: whether blocks are shared, as in filedata.copy_data(); "never" makes no snapshot either.
-    `fresh`: the copy gets an identity of its own at its first boot. Read-only is the flag of a subvolume, or
-    the immutable attribute. FileExistsError, OSError.
+    `fresh`: the copy gets an identity of its own at its first boot; `settings`: what else it gets, as in
+    provision.apply(). Read-only is the flag of a subvolume, or the immutable attribute. FileExistsError,
+    OSError.
     """
     with partials.beside(target) as partial:
         made: os.stat_result | None = None
         try:
             _copy_tree(source, partial, reflink)
+            _forget_base(partial)
             if fresh:
                 reset_identity(partial)
+            if settings:
+                provision.apply(partial, settings, False, False)
             made = os.lstat(partial)
             subvolume = btrfs.is_subvolume(partial)
             if read_only and subvolume:
-                _make_read_only(partial)
+                with btrfs.open_directory(partial) as copy:
+                    nested.make_read_only(copy.fileno())
             elif read_only:
                 # What is immutable cannot be renamed; where it cannot be made so, nothing is to appear.
                 filesystem.set_attributes(partial, filesystem.IMMUTABLE, filesystem.IMMUTABLE)
@@ -76,43 +82,31 @@ def _copy_tree(source: str, partial: str, reflink: Reflink) -> None:
         os.mkdir(partial, 0o700)
         fill(source, partial, reflink)
         return
-    if not (reflink != "never" and btrfs.is_subvolume(source) and _snapshots(source, partial)):
-        with btrfs.open_directory(parent) as directory:
-            btrfs.create(directory.fileno(), name)
-        fill(source, partial, reflink)
+    with btrfs.open_directory(parent) as directory:
+        where = directory.fileno()
+        if reflink == "never" or not (btrfs.is_subvolume(source) and _snapshot(source, where, name)):
+            btrfs.create(where, name)
+            fill(source, partial, reflink)
     with btrfs.open_directory(partial) as copy, contextlib.suppress(OSError):
         quotas.set_up(copy.fileno())  # without quotas there is nothing to set up
 
 
-def _snapshots(source: str, target: str) -> bool:
-    """Snapshot a subvolume and, into the copy, what is nested in it. False on another file system."""
+def _snapshot(source: str, parent: int, name: str) -> bool:
+    """Snapshot a subvolume and what is nested in it. False when that would be on another file system."""
     with btrfs.open_directory(source) as original:
-        fd = original.fileno()
-        with btrfs.open_directory(os.path.dirname(target)) as directory:
-            try:
-                btrfs.snapshot(fd, directory.fileno(), os.path.basename(target), read_only=False)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                return False
-        with contextlib.suppress(OSError), btrfs.open_directory(target) as copy:
-            quotas.inherit(copy.fileno(), fd)
-        for _, path in btrfs.children(fd, btrfs.info(fd).id):
-            place = os.path.join(target, path)
-            # The snapshot has an empty directory in its place, if the kernel left one at all.
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(place)
-            if not _snapshots(os.path.join(source, path), place):
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+        try:
+            nested.snapshot(original.fileno(), parent, name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return False
     return True
 
 
-def _make_read_only(top: str) -> None:
-    """A subvolume and what is nested in it, the deepest first."""
-    with btrfs.open_directory(top) as directory:
-        for _, path in btrfs.children(directory.fileno(), btrfs.info(directory.fileno()).id):
-            _make_read_only(os.path.join(top, path))
-        btrfs.set_read_only(directory.fileno(), True)
+def _forget_base(partial: str) -> None:
+    """A copy of what layers are over has none over it."""
+    with contextlib.suppress(OSError):
+        os.removexattr(partial, mstack.BASE)
 
 
 def copy_image(

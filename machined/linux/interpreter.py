@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -56,14 +57,17 @@ class Interpreter:
         self._ref.watch(loop, self._reap)
 
     def _reap(self) -> None:
-        self.kill()  # the last chance to name what it may have started
+        with contextlib.suppress(ProcessLookupError):
+            self.kill()  # the last chance to name what it may have started
         self._process.wait()
         self._ref.close()
         self.gone.set_result(self._process.returncode)
 
     def terminate(self) -> None:
         """Ask it to end; to be called until it is gone."""
-        self._process.send_signal(signal.SIGTERM)
+        # Not by Popen, which reaps a process that has ended instead: then its group had no name any more.
+        with contextlib.suppress(ProcessLookupError):
+            self._ref.kill(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it and all it has started; to be called until it is gone."""

@@ -7,6 +7,7 @@ name that nobody holds was left by a process that was killed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ PARTIAL: Final = ".#machined-"
 """What grows or goes is called so; nothing that begins like this is an image."""
 LOCKS = "/run/machined/partial"
 _NAME: Final = re.compile(re.escape(PARTIAL) + "[0-9a-f]{16}")
+# Who may not make locks, or has no place for them. (Of what has run out somebody else may have some left.)
+_NO_LOCKS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT})
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def beside(target: str) -> Iterator[str]:
 
 @contextmanager
 def inside(directory: str) -> Iterator[str]:
-    """As beside(), in a directory."""
+    """As beside(), in a directory. OSError when no lock can be made just now: without one nothing begins."""
     name = f"{PARTIAL}{os.urandom(8).hex()}"
     lock = _lock(name)
     try:
@@ -45,25 +48,27 @@ def _lock(name: str) -> FileLock | None:
     try:
         os.makedirs(LOCKS, 0o700, exist_ok=True)
         return FileLock.acquire(os.path.join(LOCKS, name))
-    except BlockingIOError:
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
         raise
-    except OSError:
-        return None
 
 
 @contextmanager
 def abandoned(path: str) -> Iterator[bool]:
-    """Whether nobody works under a hidden name; nobody can begin to inside the block."""
+    """Whether nobody works under a hidden name; nobody can begin to inside the block.
+
+    Who cannot lock cannot know.
+    """
     try:
         lock = _lock(os.path.basename(path))
-    except BlockingIOError:
+    except OSError:
+        lock = None
+    if lock is None:
         yield False
         return
-    try:
+    with lock:
         yield True
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def is_partial(name: str) -> bool:

@@ -11,10 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from machined.linux import btrfs, filesystem, mounts, partials, quotas, statx
+from machined.linux import btrfs, filesystem, mounts, nested, partials, statx
+from machined.linux.fds import OwnedFd
 from machined.linux.tools import run
 from machined.linux.treecopy import DEPTH_MAX, unlimit
 
@@ -32,7 +32,7 @@ def remove(path: str, kind: str, beside: Sequence[str] = ()) -> None:
     if kind == "file" or os.path.islink(path):
         os.unlink(path)
     else:
-        _remove_directory(path, kind)
+        _remove_directory(path)
     unlink(beside)
 
 
@@ -66,23 +66,19 @@ def _sweep_one(path: str) -> None:
     remove(path, "tree" if stat.S_ISDIR(os.lstat(path).st_mode) else "file")
 
 
-def _remove_directory(path: str, kind: str) -> None:
+def _remove_directory(path: str) -> None:
+    """By descriptors: whoever may write to the directory around it gets nothing else removed instead."""
     _check_mounts(path)
-    was_immutable = kind == "tree" and _make_mutable(path)
-    if os.path.basename(path).startswith(partials.PARTIAL):
-        _clear(path)
-        return
-    with partials.beside(path) as hidden:
-        try:
-            filesystem.rename_noreplace(path, hidden)
-        except OSError as error:
-            if error.errno not in _NOT_RENAMABLE:
-                if was_immutable:
-                    with contextlib.suppress(OSError):
-                        filesystem.set_attributes(path, filesystem.IMMUTABLE, filesystem.IMMUTABLE)
-                raise
-            hidden = path
-        _clear(hidden)
+    around, name = os.path.split(path)
+    with btrfs.open_directory(around or ".") as directory:
+        parent = directory.fileno()
+        with OwnedFd(os.open(name, _DIRECTORY, dir_fd=parent)) as top:
+            if name.startswith(partials.PARTIAL):
+                _make_mutable(top.fileno())
+                _clear(top.fileno(), parent, name)
+                return
+            with partials.beside(path) as hidden:
+                _clear(top.fileno(), parent, _hide(top.fileno(), parent, name, os.path.basename(hidden)))
 
 
 def _check_mounts(path: str) -> None:
@@ -90,41 +86,61 @@ def _check_mounts(path: str) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
 
 
-def _make_mutable(path: str) -> bool:
+def _hide(top: int, parent: int, name: str, hidden: str) -> str:
+    """Take the name of an open directory away; the one that it has then."""
+    was_immutable = _make_mutable(top)
+    try:
+        filesystem.rename_noreplace(name, hidden, dir_fd=parent)
+        if not os.path.samestat(os.stat(hidden, dir_fd=parent, follow_symlinks=False), os.fstat(top)):
+            with contextlib.suppress(OSError):
+                filesystem.rename_noreplace(hidden, name, dir_fd=parent)
+            raise OSError(errno.EAGAIN, "something else has taken its place", name)
+    except OSError as error:
+        if error.errno in _NOT_RENAMABLE:
+            return name
+        if was_immutable:
+            with contextlib.suppress(OSError):
+                filesystem.set_attributes_of(top, filesystem.IMMUTABLE, filesystem.IMMUTABLE)
+        raise
+    return hidden
+
+
+def _make_mutable(top: int) -> bool:
     """Whether it was immutable."""
     try:
-        if not filesystem.attributes(path) & filesystem.IMMUTABLE:
+        if not filesystem.attributes_of(top) & filesystem.IMMUTABLE:
             return False
-        filesystem.set_attributes(path, 0, filesystem.IMMUTABLE)
+        filesystem.set_attributes_of(top, 0, filesystem.IMMUTABLE)
     except OSError:
         return False  # without attributes, or without the right: what comes next says so
     return True
 
 
-def _clear(path: str) -> None:
-    """Remove a directory or subvolume under the name it has."""
-    if statx.is_btrfs(path):
-        _remove_nested(path)
-        if btrfs.is_subvolume(path):
-            _destroy(path)
+def _clear(top: int, parent: int, name: str) -> None:
+    """Remove an open directory or subvolume, which has this name in another one."""
+    if statx.is_btrfs(f"/proc/self/fd/{top}"):
+        nested.remove_below(top)
+        if os.fstat(top).st_ino == btrfs.SUBVOLUME_INODE:
+            nested.destroy(parent, btrfs.info(top).id)
             return
     try:
-        _clear_directory(path)
+        _clear_directory(top)
     except PermissionError:
         # Files that are immutable or can only grow: a guest may have made them so.
-        _free_files(path)
-        _clear_directory(path)
+        _free_files(top)
+        _clear_directory(top)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=parent)
 
 
-def _clear_directory(path: str) -> None:
+def _clear_directory(top: int) -> None:
     unlimit()
-    with btrfs.open_directory(path) as directory:
-        deeper = _empty(directory.fileno(), os.fstat(directory.fileno()).st_dev, 0)
-    if deeper:
+    if not _empty(top, os.fstat(top).st_dev, 0):
+        return
+    for name in os.listdir(top):
         # rm knows how to go deeper than the longest path.
-        run("rm", "--recursive", "--force", "--one-file-system", "--", path)
-    else:
-        os.rmdir(path)
+        place = f"/proc/{os.getpid()}/fd/{top}/{name}"
+        run("rm", "--recursive", "--force", "--one-file-system", "--", place)
 
 
 def _empty(directory: int, device: int, depth: int) -> bool:
@@ -133,80 +149,36 @@ def _empty(directory: int, device: int, depth: int) -> bool:
     with os.scandir(directory) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in found:
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-        elif depth == DEPTH_MAX:
-            deeper = True
-        else:
-            inner = os.open(name, _DIRECTORY, dir_fd=directory)
-            try:
-                if os.fstat(inner).st_dev != device:
-                    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
-                below = _empty(inner, device, depth + 1)
-            finally:
-                os.close(inner)
-            if not below:
+        try:
+            if not is_directory:
+                os.unlink(name, dir_fd=directory)
+            elif depth == DEPTH_MAX or _empty_inner(directory, name, device, depth + 1):
+                deeper = True
+            else:
                 os.rmdir(name, dir_fd=directory)
-            deeper = deeper or below
+        except FileNotFoundError:
+            continue  # somebody else removes it as well
     return deeper
 
 
-def _free_files(top: str) -> None:
+def _empty_inner(directory: int, name: str, device: int, depth: int) -> bool:
+    inner = os.open(name, _DIRECTORY, dir_fd=directory)
+    try:
+        if os.fstat(inner).st_dev != device:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
+        return _empty(inner, device, depth)
+    finally:
+        os.close(inner)
+
+
+def _free_files(top: int) -> None:
     """Take what keeps files from being removed from all of a tree. OSError."""
     unlimit()
-    for _, directories, files, fd in os.fwalk(top):
+    kept = filesystem.IMMUTABLE | filesystem.APPEND_ONLY
+    filesystem.set_attributes_of(top, 0, kept)
+    for _, directories, files, fd in os.fwalk(".", dir_fd=top):
         for name in (*directories, *files):
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
-                filesystem.set_attributes_at(fd, name, 0, filesystem.IMMUTABLE | filesystem.APPEND_ONLY)
-
-
-# -- btrfs -------------------------------------------------------------------------------------------------
-
-
-def _remove_nested(top: str) -> None:
-    """Remove the subvolumes below a directory, the deepest first."""
-    with btrfs.open_directory(top) as directory:
-        fd = directory.fileno()
-        around = btrfs.info(fd).id
-        inside = Path(top) if btrfs.is_subvolume(top) else _root_of(top)
-        below = f"{os.path.realpath(top)}/"
-        found: dict[str, int] = {}
-        waiting = [(around, os.path.realpath(inside))]
-        while waiting:
-            parent, where = waiting.pop()
-            for child, path in btrfs.children(fd, parent):
-                place = os.path.join(where, path)
-                if place.startswith(below):
-                    found[place] = child
-                if place.startswith(below) or below.startswith(f"{place}/"):
-                    waiting.append((child, place))
-    # From a subvolume that is read-only nothing nested in it can go.
-    for place in (os.fspath(inside), *found):
-        if f"{os.path.realpath(place)}/".startswith(below):
-            _make_writable(place)
-    for place in sorted(found, key=lambda place: place.count("/"), reverse=True):
-        _destroy(place, found[place])
-
-
-def _make_writable(path: str) -> None:
-    with btrfs.open_directory(path) as directory:
-        btrfs.set_read_only(directory.fileno(), False)
-
-
-def _root_of(path: str) -> Path:
-    """The root of the subvolume that a directory is in, as it can be reached from here."""
-    place = Path(os.path.realpath(path))
-    while place != place.parent and not btrfs.is_subvolume(os.fspath(place)):
-        place = place.parent
-    return place
-
-
-def _destroy(path: str, expected: int | None = None) -> None:
-    with btrfs.open_directory(os.path.dirname(path)) as parent:
-        with btrfs.open_directory(path) as directory:
-            number = btrfs.info(directory.fileno()).id
-            if expected not in {None, number}:
-                raise OSError(errno.EBUSY, "something is mounted over a subvolume", path)
-        btrfs.destroy(parent.fileno(), os.path.basename(path))
-        quotas.forget(parent.fileno(), number)
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
+                    filesystem.set_attributes_at(fd, name, 0, kept)

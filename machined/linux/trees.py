@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from machined.linux import btrfs, filesystem, quotas, statx
+from machined.linux import btrfs, filesystem, mstack, quotas, statx
 from machined.linux.imagecopy import copy_beside, copy_image, copy_tree
 from machined.linux.partials import PARTIAL, unfinished
 from machined.linux.removal import remove, sweep, unlink
@@ -55,6 +55,8 @@ def rename(source: str, target: str, beside: Sequence[tuple[str, str]] = ()) -> 
 
 def mark_read_only(path: str, kind: str, read_only: bool) -> None:
     """Make a "tree", "subvolume", "file" or "disk" read-only, or writable by its owner again."""
+    if kind in {"subvolume", "tree"}:
+        mstack.unprotect(path)  # from now on it is as its owner wants it, whatever layers there are
     if kind == "subvolume":
         with btrfs.open_directory(path) as directory:
             btrfs.set_read_only(directory.fileno(), read_only)

@@ -24,7 +24,10 @@ from machined.linux.interpreter import Interpreter, program
 LIMIT: Final = 64
 """So many operations are under way at a time, as with systemd-machined."""
 GRACE: Final = 5.0
-"""Seconds an operation has to take back what it began, before it is killed."""
+"""Seconds an operation has to take back what it began before nobody waits for that.
+
+One with a time limit is killed then, and so are all when the daemon ends; another goes on.
+"""
 _REPLY_MAX: Final = 4 * 1024 * 1024
 _PROGRAM: Final = program("machined.linux.workerchild")
 
@@ -45,6 +48,7 @@ class Workers:
         self._turns = asyncio.Semaphore(limit) if wait else None
         self._under_way = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ending = asyncio.Event()
         self._shared: dict[object, _Shared] = {}
 
     @property
@@ -95,15 +99,15 @@ class Workers:
 
     async def _run(self, operation: str, args: tuple[Any, ...], timeout: float | None) -> Any:
         self._under_way += 1
-        # Its end is waited for whoever was cancelled, and close() finds it.
-        task = asyncio.ensure_future(_operate(operation, args, timeout))
+        # It has its end whoever was cancelled, and close() finds it.
+        task = asyncio.ensure_future(_operate(operation, args, timeout, self._ending))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=GRACE)
             raise
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -113,7 +117,8 @@ class Workers:
             task.exception()  # its caller has it, or is gone
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End what is under way: within GRACE seconds from when it was told to."""
+        self._ending.set()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -128,7 +133,9 @@ class _Shared:
     callers: int = 0
 
 
-async def _operate(operation: str, args: tuple[Any, ...], timeout: float | None) -> Any:
+async def _operate(
+    operation: str, args: tuple[Any, ...], timeout: float | None, ending: asyncio.Event
+) -> Any:
     child = _Child()
     try:
         try:
@@ -138,7 +145,7 @@ async def _operate(operation: str, args: tuple[Any, ...], timeout: float | None)
         except TimeoutError:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
     finally:
-        await child.end()
+        await child.end(ending if timeout is None else None)
     try:
         number, value = marshal.loads(answer)
     except (EOFError, ValueError, TypeError):
@@ -185,8 +192,12 @@ class _Child:
         self._answered = bool(data)
         return bytes(data)
 
-    async def end(self) -> None:
-        """See that it ends: by its own doing when it can, and whatever became of the caller."""
+    async def end(self, ending: asyncio.Event | None) -> None:
+        """See that it ends, whatever becomes of the caller: by its own doing, and by force if that fails.
+
+        What has to be taken back may take its time, up to when everything is `ending`; without that it has
+        GRACE seconds.
+        """
         self._sock.close()
         if self.gone.done():
             return
@@ -196,14 +207,30 @@ class _Child:
             return
         if not self._answered:
             self._process.terminate()
-        waiting = asyncio.ensure_future(asyncio.wait([self.gone], timeout=GRACE))
-        try:
-            await asyncio.shield(waiting)
-        finally:
-            if not self.gone.done():
-                self._process.kill()
-                await asyncio.wait([self.gone], timeout=GRACE)
-            await asyncio.wait([waiting])
+        task = asyncio.ensure_future(self._see_out(None if self._answered else ending))
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        await task
+
+    async def _see_out(self, ending: asyncio.Event | None) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time() + GRACE
+        if ending is not None:
+            hurry = asyncio.ensure_future(ending.wait())
+            either: list[asyncio.Future[Any]] = [self.gone, hurry]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            await asyncio.wait([hurry])
+        await asyncio.wait([self.gone], timeout=max(0.0, last - loop.time()))
+        if not self.gone.done():
+            self._process.kill()
+            await asyncio.wait([self.gone], timeout=GRACE)
 
     def _kill_late(self) -> None:
         if not self.gone.done():

@@ -6,12 +6,17 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from machined.linux import worker
+from machined.linux.interpreter import Interpreter
 from machined.linux.worker import TooManyError, Workers
+from tests.settled import children
 
 TREES = "machined.linux.trees"
 
@@ -143,17 +148,115 @@ def left(where: Path) -> list[str]:
     return [path.name for path in where.iterdir()]
 
 
-async def test_what_was_begun_is_taken_back(tmp_path: Path) -> None:
-    workers = Workers()
-    source = tmp_path / "tree"
+def at_work() -> list[int]:
+    """The processes of operations."""
+    return [pid for pid, command in children().items() if "workerchild" in command]
+
+
+async def copying(workers: Workers, where: Path) -> asyncio.Future[object]:
+    """A copy of "tree" to "copy" that is under way, with more to take back than goes in no time."""
+    source = where / "tree"
     os.mkdir(source)
     for number in range(2000):
         (source / str(number)).write_bytes(b"x" * 65536)
-    arguments: tuple[object, ...] = (str(source), str(tmp_path / "copy"), False, [])
+    arguments: tuple[object, ...] = (str(source), str(where / "copy"), False, [])
     copy = asyncio.ensure_future(workers.run(f"{TREES}:copy_tree", *arguments))
     async with asyncio.timeout(30):
-        while not await asyncio.to_thread(begun, tmp_path):  # noqa: ASYNC110 - another process does it
+        while not await asyncio.to_thread(begun, where):  # noqa: ASYNC110 - another process does it
             await asyncio.sleep(0.005)
+    return copy
+
+
+async def test_what_was_begun_is_taken_back(tmp_path: Path) -> None:
+    workers = Workers()
+    copy = await copying(workers, tmp_path)
     await workers.close()
     await asyncio.gather(copy, return_exceptions=True)
     assert left(tmp_path) == ["tree"]
+
+
+async def free(workers: Workers) -> None:
+    async with asyncio.timeout(30):
+        while workers.full:  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(0.005)
+
+
+async def test_it_takes_its_time_to_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for that, but it counts as long as it lasts."""
+    monkeypatch.setattr(worker, "GRACE", 0.0)
+    workers = Workers(1)
+    copy = await copying(workers, tmp_path)
+    (child,) = at_work()
+    os.kill(child, signal.SIGSTOP)
+    copy.cancel()
+    await asyncio.wait([copy])
+    assert copy.cancelled()
+    assert workers.full
+    os.kill(child, signal.SIGCONT)
+    await free(workers)
+    assert left(tmp_path) == ["tree"]
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_what_does_not_end_is_killed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    monkeypatch.setattr(worker, "GRACE", 0.1)
+    workers = Workers()
+    copy = await copying(workers, tmp_path)
+    os.kill(at_work()[0], signal.SIGSTOP)
+    if cancelled:
+        copy.cancel()
+        await asyncio.wait([copy])
+        assert at_work()
+    await workers.close()
+    await asyncio.gather(copy, return_exceptions=True)
+    assert any(name.startswith(".#machined-") for name in left(tmp_path)), "for the next start to sweep"
+
+
+async def test_what_is_out_of_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is to be taken back of what has a limit, and it may hang for ever."""
+    monkeypatch.setattr(worker, "GRACE", 0.1)
+    workers = Workers()
+    hanging = asyncio.ensure_future(workers.run(f"{TREES}:run", "cat", fifo(tmp_path), timeout=60))
+    async with asyncio.timeout(30):
+        while not at_work():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    os.kill(at_work()[0], signal.SIGSTOP)
+    hanging.cancel()
+    await asyncio.wait([hanging])
+    async with asyncio.timeout(30):
+        while at_work():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+# -- interpreters of their own -----------------------------------------------------------------------------
+
+ENDS = "pass"  # without a word
+
+
+def zombie(interpreter: Interpreter, wait: int = 0) -> bool:
+    """Whether it is over, but not reaped: the loop does not turn, so its watcher has not heard of it."""
+    with contextlib.suppress(ChildProcessError):
+        flags = os.WEXITED | os.WNOWAIT | wait
+        return os.waitid(os.P_PID, interpreter._process.pid, flags) is not None
+    return False
+
+
+async def test_who_is_told_to_end_too_late_is_reaped_by_its_watcher() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        interpreter = Interpreter(ENDS, theirs)
+        assert zombie(interpreter)
+        interpreter.terminate()
+        assert zombie(interpreter, os.WNOHANG), "its group cannot be anybody else's yet"
+        assert await interpreter.gone == 0
+
+
+async def test_who_was_reaped_by_others_is_gone() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        interpreter = Interpreter(ENDS, theirs)
+        interpreter._process.wait()
+        async with asyncio.timeout(30):
+            assert await interpreter.gone == 0
