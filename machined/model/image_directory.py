@@ -7,12 +7,14 @@ event tells of and which are looked at at each question:
 - which directory the path means, and whether its file system is read-only;
 - the immutable attribute of a tree: nobody has write access to what has it, so access(2) answers that;
 - size, blocks and times of a disk image, and that it is changed by another of its names: stat(2);
-- all that is elsewhere or told by ioctl(2): links, block devices, subvolumes, mounts, NAME.v/, NAME.mstack/,
-  and trees that are immutable. Those are examined as if nothing were known.
+- what subvolumes are and use: their file system tells of all together (linux/subvolumes.py);
+- all that is elsewhere or told by ioctl(2): links, block devices, mounts, NAME.v/, NAME.mstack/, and trees
+  that are immutable. Those are examined as if nothing were known.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -21,8 +23,10 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Final, NamedTuple
 
+from machined.linux import btrfs, statx
 from machined.linux.dirwatch import DirectoryWatch
 from machined.linux.fds import OwnedFd
+from machined.linux.subvolumes import Subvolumes, Told
 from machined.model import stacks
 from machined.model.images import Image, Images, ImageType
 from machined.model.names import is_image_name
@@ -39,17 +43,23 @@ class _How(Enum):
     EVENTS = "events"
     ACCESS = "events, and that it can be written to"
     STATUS = "events, and its status"
+    TOLD = "events, and what its file system tells of subvolumes"
     NOTHING = "nothing"
 
 
 class _Entry:
-    __slots__ = ("how", "image", "path", "status")
+    __slots__ = ("how", "image", "number", "path", "status", "told")
 
-    def __init__(self, path: str, image: Image | None, how: _How, status: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, path: str, image: Image | None, how: _How, status: tuple[int, ...] = (), number: int = 0
+    ) -> None:
         self.path = path
         self.image = image
         self.how = how
         self.status = status
+        # A subvolume has its image when it has been told of.
+        self.number = number
+        self.told: Told | None = None
 
     def good(self) -> bool:
         """Whether the image is still right, as far as no event would tell."""
@@ -88,6 +98,8 @@ class ImageDirectory:
         self._listed: list[Image] | None = None
         self._unsure: dict[_How, list[str]] | None = None
         self._writable: list[bytes] = []
+        # None where the file system has none, or does not tell us.
+        self._subvolumes: Subvolumes | None = None
 
     # -- what has changed ----------------------------------------------------------------------------------
 
@@ -145,6 +157,7 @@ class ImageDirectory:
                 self._watches, self.watch = watches, watch
             names = os.listdir(fd.fileno()) if watch is not None else []
         self._identity, self._lost = identity, False
+        self._subvolumes = Subvolumes() if statx.is_btrfs(self.path) else None
         self._take_mounts(identity, mounts)
         self._changed.clear()
         for name in names:
@@ -159,7 +172,7 @@ class ImageDirectory:
         self._mounts, self._mounted = frozenset(), frozenset()
         self._changed.clear()
         self._entries.clear()
-        self._listed, self._unsure, self._writable = None, None, []
+        self._listed, self._unsure, self._writable, self._subvolumes = None, None, [], None
 
     # -- entries -------------------------------------------------------------------------------------------
 
@@ -185,10 +198,13 @@ class ImageDirectory:
             return None
         except OSError:
             return _Entry(path, None, _How.NOTHING)
-        if status.st_dev != self._identity.device or name in self._mounted:
-            return self._afresh(path, name)
         kind = stat.S_IFMT(status.st_mode)
-        if kind == stat.S_IFDIR and not name.endswith((".v", stacks.SUFFIX)):
+        plain = kind == stat.S_IFDIR and not name.endswith((".v", stacks.SUFFIX))
+        if status.st_dev != self._identity.device or name in self._mounted:
+            if plain and status.st_ino == btrfs.SUBVOLUME_INODE and name not in self._mounted:
+                return self._subvolume(path, name)
+            return self._afresh(path, name)
+        if plain:
             return self._directory(path, name)
         if kind == stat.S_IFREG and name.endswith(".raw"):
             known = _settled(_status(path))
@@ -199,6 +215,19 @@ class ImageDirectory:
 
     def _afresh(self, path: str, name: str) -> _Entry:
         return _Entry(path, self._images.entry(path, name, ()), _How.NOTHING)
+
+    def _subvolume(self, path: str, name: str) -> _Entry:
+        """What is no mount and yet on another device."""
+        if self._subvolumes is None:
+            return self._afresh(path, name)
+        if not is_image_name(name):
+            return _Entry(path, None, _How.EVENTS)
+        try:
+            with btrfs.open_directory(path) as directory:
+                number = btrfs.info(directory.fileno()).id
+        except OSError:
+            return self._afresh(path, name)
+        return _Entry(path, None, _How.TOLD, number=number)
 
     def _directory(self, path: str, name: str) -> _Entry:
         assert self._identity is not None
@@ -249,10 +278,47 @@ class ImageDirectory:
                 self._look(name)
         for name in unsure[_How.NOTHING]:
             self._look(name)
+        told = unsure[_How.TOLD]
+        if self._unsure is None:
+            told = [name for name, entry in self._entries.items() if entry.how is _How.TOLD]
+        if told:
+            self._ask_file_system(told)
         if self._listed is None:
             inside = (self._entries[name].image for name in sorted(self._entries))
             self._listed = [image for image in inside if image is not None]
         return self._listed
+
+    def _ask_file_system(self, names: list[str]) -> None:
+        """What the subvolumes of these names are now."""
+        assert self._identity is not None
+        assert self._subvolumes is not None
+        entries = [self._entries[name] for name in names]
+        with OwnedFd(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+            status = os.fstat(fd.fileno())
+            if (status.st_dev, status.st_ino) != (self._identity.device, self._identity.inode):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
+            try:
+                told = self._subvolumes.read(fd.fileno(), {entry.number for entry in entries})
+            except OSError:  # not ours to ask
+                self._subvolumes, told = None, {}
+        for name, entry in zip(names, entries, strict=True):
+            new = told.get(entry.number)
+            if new is None:
+                self._look_again(name)
+            elif new is not entry.told:
+                fixed = self._identity.read_only or self._images.is_fixed(entry.path, name)
+                image = self._images.subvolume(entry.path, name, new, fixed=fixed)
+                entry.told = new
+                if image != entry.image:
+                    entry.image, self._listed = image, None
+
+    def _look_again(self, name: str) -> None:
+        """At what is no more the subvolume that it was."""
+        self._look(name)
+        entry = self._entries.get(name)
+        if entry is not None and entry.how is _How.TOLD:
+            self._entries[name] = self._afresh(entry.path, name)
+            self._listed = self._unsure = None
 
     def _unwritable(self) -> list[str]:
         """Which entries can be written to no more. Of thousands: nothing is quicker than this loop."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from machined.linux import btrfs, filesystem
+from machined.linux.subvolumes import Subvolumes, Told
 from machined.model import stacks, versions
 from machined.model.names import HOST, is_image_name
 from machined.model.stacks import Stack
@@ -101,6 +102,11 @@ class Images:
         self._version = version
         self._suffixes = ("", ".raw", stacks.SUFFIX)
 
+    @property
+    def search_path(self) -> tuple[Path, ...]:
+        """The directories that images are in."""
+        return self._search_path
+
     def find(self, name: str) -> Image | None:
         """The image of this name, None when there is none (or the name cannot be one)."""
         if not is_image_name(name):
@@ -168,7 +174,7 @@ class Images:
     def _is_mstack(self, path: str) -> bool:
         """Whether a directory with the suffix is one: before 260 the suffix meant nothing to systemd."""
         try:
-            return self._version >= 260 or stacks.read(path) is not None
+            return self._version >= 260 or stacks.read(path, self._search_path) is not None
         except OSError:
             return False
 
@@ -188,7 +194,9 @@ class Images:
             # A directory called NAME.raw is found by a listing alone.
             if not suffix and name.endswith(".raw") and stat.S_ISDIR(status.st_mode) and not listed:
                 return None
-            where = os.path.realpath(path) if self._version >= 258 else path
+            # The directory that a path is in is no link, but for versions.
+            resolved = self._version < 258 or not (versioned or os.path.islink(path))
+            where = path if resolved else os.path.realpath(path)
             return self._image(where, name, suffix, status)
         except OSError:
             return None  # gone, a dangling link, or not ours to see
@@ -197,13 +205,13 @@ class Images:
         fixed = self.is_fixed(where, name) or _is_read_only(where)
         mode = status.st_mode
         if stat.S_ISDIR(mode) and where.endswith(stacks.SUFFIX):
-            stack = stacks.read(where)
+            stack = stacks.read(where, self._search_path)
             if stack is not None and not suffix:
                 return None  # it has its name without the suffix
             if stack is not None or self._version >= 260:
                 return self._stack(where, name, fixed, stack)
         if stat.S_ISDIR(mode) and not suffix:
-            if btrfs.is_subvolume(where):
+            if btrfs.is_subvolume(where, status):
                 return self._subvolume(where, name, fixed)
             created, immutable = filesystem.look(where)
             return Image(name, where, ImageType.DIRECTORY, fixed or immutable, created)
@@ -234,12 +242,18 @@ class Images:
     def _subvolume(self, where: str, name: str, fixed: bool) -> Image:
         with btrfs.open_directory(where) as directory:
             fd = directory.fileno()
-            info = btrfs.info(fd)
-            usage = (UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
-            with contextlib.suppress(OSError):  # no quotas, or not for this subvolume
-                if not btrfs.is_rescanning(fd):
-                    quota = btrfs.subtree_quota(fd)
-                    usage = (quota.referenced, quota.referenced_max, quota.exclusive, quota.exclusive_max)
+            told = Told(btrfs.info(fd))
+            with contextlib.suppress(OSError):  # not ours to ask
+                number = told.subvolume.id
+                told = Subvolumes().read(fd, [number]).get(number, told)
+        return self.subvolume(where, name, told, fixed=fixed)
+
+    def subvolume(self, where: str, name: str, told: Told, *, fixed: bool) -> Image:
+        """A subvolume as an image. `fixed`: it is read-only whatever it tells itself."""
+        info, used, limits = told
+        usage = (UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
+        if used is not None:
+            usage = (used[0], limits[0], used[1], limits[1])
         fixed = fixed or info.read_only
         modified = info.changed if self._version >= 258 else 0
         return Image(name, where, ImageType.SUBVOLUME, fixed, info.created, modified, *usage)

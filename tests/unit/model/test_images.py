@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from machined.linux import btrfs
-from machined.linux.btrfs import Quota, Subvolume
+from machined.linux.btrfs import Subvolume
+from machined.linux.subvolumes import Subvolumes, Told
 from machined.model.images import UNKNOWN, Image, Images, ImageType
 
 
@@ -152,10 +153,11 @@ def test_recorded_birth(images: Images, places: tuple[Path, Path]) -> None:
 
 def test_subvolume(images: Images, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     (places[0] / "web").mkdir()
-    monkeypatch.setattr(btrfs, "is_subvolume", lambda path: True)
-    monkeypatch.setattr(btrfs, "info", lambda fd: Subvolume(300, 5, True, 1_000, 2_000))
-    monkeypatch.setattr(btrfs, "is_rescanning", lambda fd: False)
-    monkeypatch.setattr(btrfs, "subtree_quota", lambda fd: Quota(10, 20, 30, 40))
+    subvolume = Subvolume(300, 5, True, 1_000, 2_000)
+    monkeypatch.setattr(btrfs, "is_subvolume", lambda *_: True)
+    monkeypatch.setattr(btrfs, "info", lambda fd: subvolume)
+    told = {300: Told(subvolume, (10, 20), (30, 40))}
+    monkeypatch.setattr(Subvolumes, "read", lambda self, fd, numbers: told)
     image = found(images, "web")
     assert (image.read_only, image.created, image.modified) == (True, 1_000, 0)
     assert (image.usage, image.usage_exclusive, image.limit, image.limit_exclusive) == (10, 20, 30, 40)
