@@ -26,6 +26,7 @@ from .rows import can, rows
 TIMEOUT = 25.0  # seconds, as in sd-bus
 ASKING_TIMEOUT = 300.0  # while a person may be typing a password
 _WINDOW = 64  # calls in flight; dbus-daemon allows a connection 128 pending replies
+_PIECE = 256 * 1024  # bytes received at once, at most
 _LONG = 16 * 1024  # bytes of a message from which on it is worth while to look what it holds
 _QUESTIONS = ("Get", "List")  # how members begin that change nothing
 SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
@@ -141,6 +142,17 @@ class _Connection(DBusConnection):  # type: ignore[misc]  # untyped
         parser, before = _Parser(), vars(self)["parser"]
         parser.buf, parser.fds, parser.next_msg_size = before.buf, before.fds, before.next_msg_size
         self.parser = parser
+
+    def _read_some_data(self, timeout: float | None = None) -> Any:
+        """As jeepney's, but a list of thousands comes in some pieces instead of dozens."""
+        if self.enable_fds:
+            return super()._read_some_data(timeout)
+        if not self.selector.select(timeout):
+            raise TimeoutError
+        data = self.sock.recv(_PIECE)
+        if not data:
+            raise ConnectionResetError("the other side hung up")
+        return data, []
 
     def send_and_get_reply(self, message: Any, *, timeout: float | None = None) -> Any:
         return super().send_and_get_reply(message, timeout=TIMEOUT if timeout is None else timeout)

@@ -156,9 +156,18 @@ def terminal_width() -> int:
 
 
 def to_json(value: object, *, pretty: bool) -> str:
-    """As systemd's tools write it: one line, or tabs and blanks around the colon."""
+    """As systemd's tools write it: one line, or tabs and blanks around the colon.
+
+    ASCII alone where stdout cannot do all of Unicode; never a character that a terminal acts upon.
+    """
     import json
 
+    ascii_only = sys.stdout.encoding.lower().replace("-", "") != "utf8"
     if pretty and value != []:
-        return json.dumps(value, ensure_ascii=False, indent="\t", separators=(",", " : "))
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=ascii_only, indent="\t", separators=(",", " : "))
+    else:
+        text = json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"))
+    if text.isascii() and "\x7f" not in text:
+        return text
+    # JSON lets these stand as they are.
+    return text.translate({code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)})

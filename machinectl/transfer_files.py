@@ -78,6 +78,8 @@ class Destination:
         self.path = "" if path == "-" else path
         self._target = ""
         self._temporary = ""
+        self._fresh = False  # nothing was there, and nothing may be replaced
+        self._empty: os.stat_result | None = None  # what may be replaced for as long as it is that
         if not self.path:
             self._standard_output()
             return
@@ -107,12 +109,43 @@ class Destination:
         if not self._temporary:
             return
         try:
-            os.rename(self._temporary, self._target)
+            if self._empty is not None and not self._is_still_empty(self._empty):
+                raise self._is_there()
+            if self._fresh:
+                self._take_free_name()
+            else:
+                os.rename(self._temporary, self._target)
+                self._temporary = ""
+        except FileExistsError as error:
+            raise self._is_there() from error
         except OSError as error:
             raise CommandError(
                 f"Failed to put the export in place as '{clean(self.path)}': {error.strerror}"
             ) from error
-        self._temporary = ""
+
+    def _take_free_name(self) -> None:
+        """What others have put there meanwhile is theirs: FileExistsError."""
+        try:
+            os.link(self._temporary, self._target, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError as error:  # a file system without links
+            if os.path.lexists(self._target):
+                raise FileExistsError(self._target) from error
+            os.rename(self._temporary, self._target)
+            self._temporary = ""
+
+    def _is_still_empty(self, before: os.stat_result) -> bool:
+        try:
+            now = os.stat(self._target, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return os.path.samestat(now, before) and not now.st_size
+
+    def _is_there(self) -> CommandError:
+        return CommandError(
+            f"Cannot export to '{clean(self.path)}': that file is there already.", "--force replaces it."
+        )
 
     def _standard_output(self) -> None:
         found = os.fstat(1)
@@ -134,6 +167,7 @@ class Destination:
         try:
             before = os.stat(self._target)
         except FileNotFoundError:
+            self._fresh = not force
             self._make_temporary(0o666)
             return
         if stat.S_ISFIFO(before.st_mode):
@@ -144,9 +178,8 @@ class Destination:
             raise CommandError(f"Cannot export to '{clean(self.path)}': it is {kind}.")
         # One of no size is what mktemp(1) makes to be written to.
         if before.st_size and not force:
-            raise CommandError(
-                f"Cannot export to '{clean(self.path)}': that file is there already.", "--force replaces it."
-            )
+            raise self._is_there()
+        self._empty = None if force else before
         os.close(os.open(self._target, flags))  # may it be written to?
         self._make_temporary(0o600)
         try:

@@ -181,13 +181,17 @@ def _check_replaceable(context: Context, bus: Bus, local: str) -> None:
 
 def _check_whole(bus: Bus, source: Source, local: str, begun: float) -> None:
     """Raises CommandError for a copy that is not, and takes it away. Of another's nothing can be told."""
-    from .transfer_verify import POOL, incomplete
+    from .transfer_verify import POOL, compare
 
     try:
-        path = incomplete(source.fd, f"{POOL}/{local}", begun)
+        path, subvolumes = compare(source.fd, f"{POOL}/{local}", begun)
     except OSError:
         return
     if not path:
+        for left_out in subvolumes:
+            message(
+                f"Not in the image: '{clean(left_out)}', a subvolume of its own, which importd leaves out."
+            )
         return
     try:
         bus.call(MACHINE1, "RemoveImage", "s", local, timeout=None)

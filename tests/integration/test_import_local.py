@@ -142,6 +142,18 @@ def test_files_that_are_there(lab: Lab) -> None:
     assert lab.sh("ls -A") == "empty\nin.tar\nlink.tar\nout.tar\n"
 
 
+def test_a_directory_with_something_mounted_in_it(lab: Lab) -> None:
+    """importd leaves out what is mounted, and what it is mounted on: nothing is missing then."""
+    lab.sh("mkdir -p tree/etc tree/proc tree/mnt; echo ID=x >tree/etc/os-release")
+    lab.sh("mount -t tmpfs tmpfs tree/mnt; mkdir tree/mnt/deep; mount --bind tree/etc tree/proc")
+    try:
+        said = lab.good("import-fs", f"{WORK}/tree", "mounted").stderr
+    finally:
+        lab.sh("umount tree/mnt tree/proc")
+    assert "not whole" not in said
+    assert lab.sh(f"cd {POOL}/mounted; find . | sort") == ".\n./etc\n./etc/os-release\n"
+
+
 def test_what_cannot_be(lab: Lab) -> None:
     lab.write("in.tar", archive(*small_tree("x")))
     lab.write("disk.raw", bytes(2**20))

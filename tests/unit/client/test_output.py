@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 from __future__ import annotations
 
+import io
+import json
+import sys
+
 import pytest
 
 from machinectl import output, timefmt
@@ -52,6 +56,22 @@ def test_json_as_systemd_writes_it() -> None:
         '[\n\t{\n\t\t"machine" : "a",\n\t\t"os" : null,\n\t\t"x" : "ä"\n\t}\n]'
     )
     assert output.to_json([], pretty=True) == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso8859-1", "ascii"])
+@pytest.mark.parametrize("pretty", [False, True])
+def test_json_is_json_in_every_locale(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, *, pretty: bool
+) -> None:
+    value = [{"a": "é漢字\N{GRINNING FACE}", "b": "\x9b2J\x7f\x80\x1b[2J", "c": "\ufffd"}]
+    raw = io.BytesIO()
+    stdout = io.TextIOWrapper(raw, encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    print(output.to_json(value, pretty=pretty), flush=True)
+    text = raw.getvalue().decode(encoding)
+    assert json.loads(text) == value
+    assert not set(text) & set(map(chr, [*range(9), *range(14, 32), *range(0x7F, 0xA0)]))
+    assert ("漢字" in text) == (encoding == "utf-8")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ NAME = "org.freedesktop.import1"
 PATH = "/org/freedesktop/import1"
 IMPORT = f"{NAME}.Manager"
 TRANSFER = f"{NAME}.Transfer"
+ROOT = Path(__file__).resolve().parents[3]
 URL = "http://host/web.tar"
 
 
@@ -291,6 +294,14 @@ def test_cancelling(importd: Importd, client: Client) -> None:
     )
 
 
+def missing(source: Path, copy: Path, since: float) -> str:
+    fd = os.open(source, os.O_RDONLY)
+    try:
+        return transfer_verify.compare(fd, str(copy), since).missing
+    finally:
+        os.close(fd)
+
+
 def test_is_a_copy_whole(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     for top in (source, copy):
@@ -299,18 +310,111 @@ def test_is_a_copy_whole(tmp_path: Path) -> None:
         (top / "link").symlink_to("/nowhere")
     (source / "socket").touch()
     (copy / "socket").touch()
-    fd = os.open(source, os.O_RDONLY)
     later = (source / "socket").stat().st_ctime + 10
-    try:
-        assert transfer_verify.incomplete(fd, str(copy), later) == ""
-        (copy / "a/b/file").write_text("01234")
-        assert transfer_verify.incomplete(fd, str(copy), later) == "a/b/file"
-        # It changed while it was copied: nobody knows what it should be.
-        assert transfer_verify.incomplete(fd, str(copy), later - 20) == ""
-        (copy / "a/b/file").write_text("0123456789ab")
-        (copy / "link").unlink()
-        assert transfer_verify.incomplete(fd, str(copy), later) == "link"
-        with pytest.raises(OSError):
-            transfer_verify.incomplete(fd, str(tmp_path / "nothing"), later)
-    finally:
-        os.close(fd)
+    assert missing(source, copy, later) == ""
+    (copy / "a/b/file").write_text("01234")
+    assert missing(source, copy, later) == "a/b/file"
+    # It changed while it was copied: nobody knows what it should be.
+    assert missing(source, copy, later - 20) == ""
+    (copy / "a/b/file").write_text("0123456789ab")
+    (copy / "link").unlink()
+    assert missing(source, copy, later) == "link"
+    with pytest.raises(OSError):
+        missing(source, tmp_path / "nothing", later)
+
+
+# systemd-importd copies neither what is mounted below a directory nor what it is mounted on.
+MOUNTED = """
+import os, subprocess, sys
+from machinectl import transfer_verify
+top = sys.argv[1]
+for name in ("bind mount", "tmpfs"):
+    os.mkdir(f"{top}/source/{name}")
+subprocess.run(["mount", "--bind", f"{top}/outside", f"{top}/source/bind mount"], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "none", f"{top}/source/tmpfs"], check=True)
+os.mkdir(f"{top}/source/tmpfs/deep")
+subprocess.run(["mount", "--bind", f"{top}/outside/file", f"{top}/source/file"], check=True)
+fd = os.open(f"{top}/source", os.O_RDONLY)
+for name in ("file", "nothing"):
+    print(transfer_verify.compare(fd, f"{top}/copy", float(sys.argv[2])))
+    os.path.exists(f"{top}/copy/file") and os.unlink(f"{top}/copy/file")
+"""
+
+
+def test_what_is_mounted_in_a_tree_is_not_missed(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounts take root")
+    for name in ("source", "copy", "outside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("0123456789")
+    later = (tmp_path / "outside/file").stat().st_ctime + 10
+    program = ["unshare", "--mount", "--propagation=private", sys.executable, "-c", MOUNTED]
+    done = subprocess.run(
+        [*program, str(tmp_path), str(later)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr)
+    # A file with another mounted over it is copied as that.
+    assert done.stdout.splitlines() == [
+        "Verdict(missing='', subvolumes=[])", "Verdict(missing='file', subvolumes=[])",
+    ], done.stderr  # fmt: skip
+
+
+def test_subvolumes_that_importd_leaves_out_are_named(
+    importd: Importd, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Played by a directory that is told to be on another device."""
+    real = os.stat
+
+    def stat(path: Any, *args: Any, **more: Any) -> os.stat_result:
+        found = real(path, *args, **more)
+        other = found.st_ino == inside.st_ino
+        return os.stat_result((*found[:2], -1, *found[3:]), {"st_ctime": 0.0}) if other else found
+
+    (tmp_path / "pool/tree").mkdir(parents=True)
+    (tmp_path / "source/inside/deep").mkdir(parents=True)
+    inside = (tmp_path / "source/inside").stat()
+    monkeypatch.setattr(transfer_verify, "POOL", str(tmp_path / "pool"))
+    monkeypatch.setattr(os, "stat", stat)
+    importd.serves("ImportFileSystemEx")
+    status, _, err = client("import-fs", str(tmp_path / "source"), "tree")
+    assert status == 0
+    assert "Not in the image: 'inside', a subvolume of its own" in err
+
+
+def test_an_export_does_not_replace_what_came_meanwhile(
+    importd: Importd, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "web.tar"
+
+    def meanwhile(*arguments: Any) -> tuple[str, tuple[Any, ...]]:
+        target.write_text("another's")
+        return importd.transfer(*arguments)
+
+    importd.written = b"ours"
+    importd.on(IMPORT, "ExportTarEx", meanwhile)
+    there = f"Cannot export to '{target}': that file is there already."
+    for empty in (False, True):  # one of no size may be replaced while it is that
+        if empty:
+            target.touch()
+        status, _, err = client("export-tar", "web", str(target))
+        assert (status, there in err) == (1, True), err
+        assert [path.name for path in tmp_path.iterdir()] == ["web.tar"]
+        assert target.read_text() == "another's"
+        target.unlink()
+    assert client("--force", "export-tar", "web", str(target)).status == 0
+    assert target.read_bytes() == b"ours"
+    target.unlink()
+
+    # Where a file system has no links.
+    def link(*_: Any, **__: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", link)
+    assert client("export-tar", "web", str(target)).status == 1
+    assert target.read_text() == "another's"
+    target.unlink()
+    importd.serves("ExportTarEx")
+    assert client("export-tar", "web", str(target)).status == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["web.tar"]
+    assert target.read_bytes() == b"ours"
