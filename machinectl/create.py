@@ -138,15 +138,9 @@ def _sealed(text: str) -> int:
 
 
 def _from_template(context: Context, bus: Bus, name: str, settings: Settings) -> None:
-    options = context.options
-    bus.call(OURS, "CloneImage", "ssa{sv}", options.template, name, {}, timeout=_NO_LIMIT)
-    try:
-        if settings:
-            bus.call(OURS, "SetFirstBoot", "sa{sv}", name, settings, timeout=ASKING_TIMEOUT)
-    except BusError:
-        # What was asked for is not there, so nothing is to be.
-        bus.call(OURS, "RemoveImage", "sa{sv}", name, {"purge": ("b", True)}, timeout=_NO_LIMIT)
-        raise
+    # By one call, which is undone when we leave before its answer.
+    template = context.options.template
+    bus.call(OURS, "CloneImage", "ssa{sv}", template, name, settings, timeout=_NO_LIMIT)
 
 
 # -- from a builder ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from .errors import CommandError
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 _LIMIT = 64
+HOST = ".host"  # the host itself, which is no machine that could be started
 
 
 def is_valid(name: str) -> bool:

@@ -33,18 +33,25 @@ _STOCK_RESULTS = {
 
 def start(context: Context, arguments: list[str]) -> int:
     images = _ephemeral(context, arguments)
+    if not images and names.HOST in arguments:
+        raise CommandError(
+            "Could not start '.host': it is this host, which runs.",
+            "'machinectl start --ephemeral .host' starts a machine of its tree that keeps nothing.",
+        )
     for name in images or arguments:
         names.check(name)
     bus = context.mutating_bus()
     if context.options.runner == "nspawn":
         try:
-            status = _our_jobs(context, bus, "StartMachine", "start", list(images) or arguments, images)
-            if context.options.ephemeral and not (status or context.options.names or context.options.quiet):
-                print(*images, sep="\n")
-            return status
+            return _our_jobs(context, bus, "StartMachine", "start", list(images) or arguments, images)
         except BusError as error:
             if not error.not_there:
                 raise
+    if context.options.settings:
+        raise CommandError(
+            "Only machined starts machines with settings of the command line (--set), and it is not there.",
+            "Settings of systemd-nspawn@.service are in files, systemd.nspawn(5).",
+        )
     if images:
         raise CommandError(
             "Only machined starts machines that keep nothing (--ephemeral, --as), and it is not there.",
@@ -62,8 +69,8 @@ def _ephemeral(context: Context, arguments: list[str]) -> dict[str, str]:
         return dict.fromkeys(options.names, arguments[0])
     if not options.ephemeral:
         return {}
-    # As systemd-nspawn does it: so there can be any number of them.
-    return {f"{image[:_LONGEST].rstrip('.-')}-{os.urandom(4).hex()}": image for image in arguments}
+    # As systemd-nspawn does it: so there can be any number of them. (.host is the host's own tree.)
+    return {f"{image[:_LONGEST].strip('.-')}-{os.urandom(4).hex()}": image for image in arguments}
 
 
 def poweroff(context: Context, arguments: list[str]) -> int:
@@ -136,14 +143,18 @@ def _our_jobs(
 ) -> int:
     """Begin a job for every machine, then wait for all; 1 when any failed.
 
-    `images`: what those are made of that keep nothing. Raises BusError where the manager is systemd's.
+    `images`: what those are made of that keep nothing; the names that we chose for them are printed, each as
+    soon as it is up, whatever becomes of others. Raises BusError where the manager is systemd's.
     """
     options = context.options
+    tell = bool(images) and not options.names and not options.quiet
     if not machines:
         return 0
     settings: dict[str, tuple[str, object]] = {}
     if 0 < options.timeout < float("inf") and member != "StartMachine":
         settings["timeout-usec"] = ("t", int(options.timeout * 1_000_000))
+    if options.settings and member == "StartMachine":
+        settings["settings"] = ("as", options.settings)
     waiter = JobWaiter(bus, OURS) if options.block else None
     jobs: dict[str, str] = {}
     status = 0
@@ -154,6 +165,8 @@ def _our_jobs(
                 given = settings | {"image": ("s", images[name]), "ephemeral": ("b", True)}
             job: str = bus.call(OURS, member, "sa{sv}", name, given, reply="o", timeout=ASKING_TIMEOUT)
             jobs[job] = name
+            if tell and waiter is None:
+                print(name, flush=True)
         except BusError as error:
             if error.not_there:
                 raise
@@ -172,6 +185,8 @@ def _our_jobs(
             message(f"Could not {doing} machine '{name}': {text or result}")
             message(f"'machinectl status {name}' shows its state and the end of its journal.")
             status = 1
+        elif tell:
+            print(name, flush=True)
     return status
 
 

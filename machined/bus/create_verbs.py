@@ -24,7 +24,7 @@ from machined.model.firstboot import MAX_PASSWORD, FirstBoot, check_password, fi
 
 CREATE_ACTION: Final = f"{ACTION}create-image"
 
-_FIRST_BOOT: Final = {"hostname": "s", "locale": "s", "timezone": "s", "ssh-key": "s", "root-password": "h"}
+FIRST_BOOT: Final = {"hostname": "s", "locale": "s", "timezone": "s", "ssh-key": "s", "root-password": "h"}
 # <linux/fcntl.h>: nothing that is read from such a file can make us wait, and nobody changes it meanwhile.
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
@@ -65,7 +65,14 @@ def _plain(values: Mapping[str, Any]) -> FirstBoot:
     )
 
 
-async def _with_password(core: Core, settings: FirstBoot, password: str) -> FirstBoot:
+def first_boot_of(call: Call, values: Mapping[str, Any]) -> tuple[FirstBoot, str]:
+    """What options say of a first boot, and the password apart from it. Raises MachineError."""
+    settings = _plain(values)
+    return settings, _password(call, values["root-password"]) if "root-password" in values else ""
+
+
+async def with_password(core: Core, settings: FirstBoot, password: str) -> FirstBoot:
+    """The settings with the hash of a password. Raises MachineError."""
     if not password:
         return settings
     try:
@@ -76,42 +83,51 @@ async def _with_password(core: Core, settings: FirstBoot, password: str) -> Firs
         ) from None
 
 
-async def _authorize(call: Call, name: str, verb: str) -> None:
+async def authorize_create(call: Call, name: str, verb: str) -> None:
+    """Polkit: whoever may do this amounts to root."""
     await call.authorize(CREATE_ACTION, {"machine": name, "verb": verb})
 
 
 async def create(call: Call, core: Core, name: str, source: str, given: Mapping[str, Variant]) -> str:
-    values = options(given, {**_FIRST_BOOT, "output": "h", "check": "b"})
-    settings = _plain(values)
-    password = _password(call, values["root-password"]) if "root-password" in values else ""
+    values = options(given, {**FIRST_BOOT, "output": "h", "check": "b"})
+    settings, password = first_boot_of(call, values)
     sink = _descriptor(call, values["output"]) if "output" in values else None
     core.creation.plan(name, source, settings)  # bad ones are said before a password is asked for
-    await _authorize(call, name, "create")
-    settings = await _with_password(core, settings, password)
+    await authorize_create(call, name, "create")
+    settings = await with_password(core, settings, password)
     job = core.creation.create(name, source, settings, sink=sink, check=values.get("check", True))
     return job_path(job.id)
 
 
 async def set_first_boot(call: Call, core: Core, name: str, given: Mapping[str, Variant]) -> None:
-    values = options(given, _FIRST_BOOT)
-    settings = _plain(values)
-    password = _password(call, values["root-password"]) if "root-password" in values else ""
+    values = options(given, FIRST_BOOT)
+    settings, password = first_boot_of(call, values)
     core.creation.image(name)
-    await _authorize(call, name, "set-first-boot")
-    settings = await _with_password(core, settings, password)
+    await authorize_create(call, name, "set-first-boot")
+    settings = await with_password(core, settings, password)
     try:
         await core.creation.set_first_boot(name, settings)
     except OSError as error:
         if error.errno == errno.EBUSY:
+            layered = "layers over it" in (error.strerror or "")
             raise MachineError(
-                Problem.IMAGE_BUSY, f"Image '{name}' is in use; power the machine off first."
+                Problem.IMAGE_BUSY,
+                f"{error.strerror}: set those up instead, or make them plain trees by 'machinectl flatten'."
+                if layered
+                else f"Image '{name}' is in use; power the machine off first.",
+            ) from None
+        if error.errno == errno.EROFS:
+            raise MachineError(
+                Problem.FAILED,
+                f"Image '{name}' cannot be set up: it belongs to the host's system, or its file system is "
+                f"read-only. 'machinectl clone' makes one that can be.",
             ) from None
         raise
 
 
 async def check(call: Call, core: Core, name: str) -> list[tuple[str, str, str]]:
     core.creation.image(name)
-    await _authorize(call, name, "check")
+    await authorize_create(call, name, "check")
     return [(found.what, found.level.value, found.hint) for found in await core.creation.check(name)]
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from dbus_fast import Variant
 
 from machined.bus.call import Call
+from machined.bus.create_verbs import FIRST_BOOT, authorize_create, first_boot_of, with_password
 from machined.bus.operations import ACTION
 from machined.bus.verbs import options
 from machined.bus.vtable import Row, method
@@ -18,7 +19,7 @@ from machined.model.cloning import CloneMode
 from machined.model.core import Core
 from machined.model.errors import MachineError, Problem, invalid, no_such_image
 from machined.model.images import Image
-from machined.model.names import is_image_name
+from machined.model.names import check_machine_name, check_new_name, is_image_name
 
 _LIST: Final = "'machinectl list-images' shows what there is."
 
@@ -42,6 +43,7 @@ def _check_new(core: Core, new_name: str) -> None:
             f"No image can be called '{_shown(new_name)}': a name is no path, has no control characters, "
             f"and does not begin with '.#'."
         )
+    check_new_name(new_name)
     if (found := core.images.find(new_name)) is not None:
         raise MachineError(
             Problem.FILE_EXISTS,
@@ -92,13 +94,20 @@ def _explained(core: Core, image: Image, what: str) -> Iterator[None]:
 
 
 async def clone(call: Call, core: Core, name: str, new_name: str, given: Mapping[str, Variant]) -> str:
-    values = options(given, {"mode": "s", "read-only": "b", "same-identity": "b"})
+    values = options(given, {**FIRST_BOOT, "mode": "s", "read-only": "b", "same-identity": "b"})
     mode = values.get("mode", CloneMode.AUTO.value)
     if mode not in set(CloneMode):
         raise invalid(f"Unknown mode '{_shown(mode)}', expected one of {', '.join(CloneMode)}.")
     image = _find(core, name)
     _check_new(core, new_name)
+    settings, password = first_boot_of(call, values)
+    if settings or password:
+        check_machine_name(new_name)
     image = await _authorize(call, core, image, "clone", new_name=new_name)
+    if settings or password:
+        await authorize_create(call, new_name, "set-first-boot")
+        settings = await with_password(core, settings, password)
+        image = _find(core, image.name)
     call.only_waits = True  # nobody wants what a caller who has left was cloning
     with _explained(core, image, f"cloned as '{new_name}'"):
         how = await core.cloning.clone(
@@ -107,6 +116,7 @@ async def clone(call: Call, core: Core, name: str, new_name: str, given: Mapping
             CloneMode(mode),
             read_only=values.get("read-only", False),
             fresh=not values.get("same-identity", False),
+            told=settings,
         )
     return how.value
 
@@ -122,7 +132,7 @@ async def remove(call: Call, core: Core, name: str, given: Mapping[str, Variant]
     values = options(given, {"purge": "b"})
     image = await _authorize(call, core, _find(core, name), "remove")
     with _explained(core, image, "removed"):
-        return await core.cloning.remove(image, keep_settings=not values.get("purge", False))
+        return await core.image_ops.remove(image, keep_settings=not values.get("purge", False))
 
 
 async def rename(call: Call, core: Core, name: str, new_name: str, given: Mapping[str, Variant]) -> None:
@@ -148,7 +158,8 @@ ROWS: Final[tuple[Row, ...]] = (
         doc=(
             "A clone that gets an identity of its own at its first boot. Options: `mode` s (auto; copy; "
             "layer: an overlay over the original, which is read-only from then on), `read-only` b, "
-            "`same-identity` b. Returns what it was: snapshot, reflink, layer or copy."
+            "`same-identity` b, and those of SetFirstBoot: it is set up before it is there. Returns what it "
+            "was: snapshot, reflink, layer or copy."
         ),
     ),
     method(

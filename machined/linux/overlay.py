@@ -4,6 +4,9 @@
 An overlay cannot be mapped itself, its layers can (mount_setattr(2), MOUNT_ATTR_IDMAP). So the base stays
 as it is and is shared by any number of mounts with ranges of their own, and what is written is stored with
 the owners it has inside. The kernel works in the upper layer as root, who needs a place in the map as well.
+
+Trees whose owners somebody has shifted on the disk (systemd-nspawn does so where it cannot map) are told by
+their root's: all layers of a mount are shifted as the lowest one is.
 """
 
 from __future__ import annotations
@@ -22,6 +25,14 @@ RANGE: Final = 65536
 """Users in a range, as systemd-nspawn has them."""
 # What root of the host is in a mapped layer: no guest has that user, so nothing of its is taken for root's.
 _ROOT_INSIDE: Final = 0xFFFF_0000
+_SHIFT: Final = 0xFFFF_0000
+"""Which bits of a root's owner say how far a tree is shifted (--private-users= of systemd-nspawn(1))."""
+_BENEATH: Final = (
+    syscalls.RESOLVE_BENEATH
+    | syscalls.RESOLVE_NO_SYMLINKS
+    | syscalls.RESOLVE_NO_MAGICLINKS
+    | syscalls.RESOLVE_NO_XDEV
+)
 # A directory that is everywhere: what is mounted there is seen by nobody else.
 _SCRATCH: Final = "/run"
 
@@ -49,12 +60,16 @@ def _child() -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
-def user_namespace(base: int, *, root: bool) -> OwnedFd:
-    """A user namespace that maps 0… to base…, and with `root` also root of the host. OSError.
+def user_namespace(base: int, *, root: bool, first: int = 0) -> OwnedFd:
+    """A user namespace that maps `first`… to base…, and with `root` also root of the host. OSError.
 
     Needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP (user_namespaces(7)).
     """
-    text = f"0 {base} {RANGE}\n" + (f"{_ROOT_INSIDE} 0 1\n" if root else "")
+    text = f"{first} {base} {RANGE}\n"
+    if root and not base:
+        text += f"0 {_ROOT_INSIDE} 1\n"  # he is in the range himself, and has to see what is his on the disk
+    elif root:
+        text += f"{0 if first else _ROOT_INSIDE} 0 1\n"
     with _child() as pid:
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{pid}/{name}").write_text(text, encoding="ascii")
@@ -72,6 +87,12 @@ def _detached(path: str, namespace: OwnedFd | None) -> OwnedFd:
             mount.fileno(), "", syscalls.AT_EMPTY_PATH, set_attributes=idmap, userns_fd=namespace.fileno()
         )
     return mount
+
+
+def _inside(directory: OwnedFd, name: str) -> OwnedFd:
+    """A directory in another one, and nothing that a link in its place leads to."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+    return OwnedFd(syscalls.openat2(directory.fileno(), name, flags, resolve=_BENEATH))
 
 
 @contextmanager
@@ -104,15 +125,17 @@ def assemble(
     """A detached overlay over these directories, the topmost first; attach() it, or look into it by its fd.
 
     `writable` has the directories `data` and `work`; without it the mount is read-only. `base`: the user
-    that root in the layers is to be. `volatile`: nothing of it need survive a crash. For processes of one
-    thread. OSError: EINVAL where a file system of a layer cannot be mapped or written to by an overlay.
+    that root in the layers is to be, None: whoever it is. `volatile`: nothing of it need survive a crash.
+    For processes of one thread. OSError: EINVAL where a file system of a layer cannot be mapped or written
+    to by an overlay.
     """
     lower_map = upper_map = None
     held: list[OwnedFd] = []
     try:
-        if base:
-            held.append(lower_map := user_namespace(base, root=False))
-            held.append(upper_map := user_namespace(base, root=True))
+        shift = os.stat(layers[-1]).st_uid & _SHIFT
+        if base is not None and base != shift:
+            held.append(lower_map := user_namespace(base, root=False, first=shift))
+            held.append(upper_map := user_namespace(base, root=True, first=shift))
         mounts = [_detached(layer, lower_map) for layer in layers]
         held += mounts
         upper = _detached(writable, upper_map) if writable is not None else None
@@ -128,7 +151,9 @@ def assemble(
             if upper is not None:
                 os.mkdir(f"{scratch}/rw")
                 _attach(upper, f"{scratch}/rw")
-                options += [("upperdir", f"{scratch}/rw/data"), ("workdir", f"{scratch}/rw/work")]
+                for option, name in (("upperdir", "data"), ("workdir", "work")):
+                    held.append(pinned := _inside(upper, name))
+                    options.append((option, f"/proc/self/fd/{pinned.fileno()}"))
                 # A guest renames directories of the base, as it may on any other file system.
                 options += [("redirect_dir", "on"), ("index", "off"), ("metacopy", "off")]
                 options += [("volatile", "")] if volatile else []

@@ -263,6 +263,12 @@ def statfs(path: str) -> bytes:
     return buffer.raw
 
 
+def syncfs(fd: int) -> None:
+    """Have all of the file system that is open there on its disk. OSError when it did not get there."""
+    if _libc().syncfs(fd) < 0:
+        raise _failed("syncfs")
+
+
 def inotify_init() -> int:
     """A new inotify instance, non-blocking and CLOEXEC; the caller closes it."""
     fd: int = _libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)

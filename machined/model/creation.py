@@ -27,7 +27,7 @@ from machined.model.firstboot import FirstBoot, check_password
 from machined.model.image_ops import ImageOps, too_many
 from machined.model.images import Image, Images
 from machined.model.jobs import Job, Jobs, Verb
-from machined.model.names import check_machine_name, is_machine_name
+from machined.model.names import check_machine_name, check_new_name, is_machine_name
 from machined.model.ports import ServiceManager
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Creation:
     def plan(self, name: str, source: str, first_boot: FirstBoot) -> tuple[Builder, Plan]:
         """What a wish means, for anybody: nothing of the host is looked at. Raises MachineError."""
         check_machine_name(name)
+        check_new_name(name)
         return builders.resolve(source, first_boot.wishes)
 
     def _prepare(self, name: str, source: str, first_boot: FirstBoot) -> tuple[Builder, Plan]:
@@ -228,10 +229,11 @@ class Creation:
     async def set_first_boot(self, name: str, first_boot: FirstBoot) -> None:
         """Settings for an image that is not running: in its tree if it has one, and as credentials.
 
-        Raises MachineError, OSError (EBUSY when the image is in use, EROFS).
+        Raises MachineError, OSError (EBUSY when the image is in use, or below layers; EROFS).
         """
         image = self.image(name)
         with image_locks.image(image, exclusive=True):
+            self._operations.check_writable(image)
             settings = first_boot.settings()
             if image.stack is not None and not image.read_only:
                 layers, writable = list(image.stack.layers), image.stack.writable

@@ -63,6 +63,9 @@ class FirstBoot:
         return {key: value for key, value in rows.items() if value}
 
 
+NOTHING: Final = FirstBoot()
+
+
 def first_boot(*, hostname: str = "", locale: str = "", timezone: str = "", ssh_key: str = "") -> FirstBoot:
     """Raises MachineError (INVALID_ARGS) for the first that cannot be, and says what can."""
     if hostname and not is_machine_name(hostname):

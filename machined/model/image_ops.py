@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,9 +20,11 @@ from machined.linux import partials
 from machined.linux.worker import TooManyError, Workers
 from machined.model import credentials, image_locks, stacks
 from machined.model.errors import MachineError, Problem
+from machined.model.firstboot import NOTHING, FirstBoot
 from machined.model.images import POOL, Image, Images, ImageType
 from machined.model.names import is_image_name, is_machine_name
 from machined.model.roots import layers_over
+from machined.model.settings import files as settings_files
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,19 @@ def too_many() -> MachineError:
     return MachineError(Problem.LIMITS_EXCEEDED, "Too many ongoing operations.")
 
 
+@contextmanager
+def _reading(image: Image) -> Iterator[None]:
+    """Keep what is copied from being removed or written to meanwhile, unless that is going on already."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(image_locks.image(image, exclusive=False))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            log.debug("Image '%s' is copied while it is in use", image.name)
+        yield
+
+
 class ImageOps:
     """Operations on the images of one host. Long ones are counted by `long`, short ones wait their turn."""
 
@@ -62,6 +78,8 @@ class ImageOps:
         self.pool = POOL
         self.make_room: Callable[[], Awaitable[None]] | None = None
         """Called before each long operation: a pool that can grow does so, and one on the move refuses."""
+        self.let_go: Callable[[tuple[str, ...]], Awaitable[None]] | None = None
+        """Called with the layers of a layered image that has been removed, by whichever way."""
 
     @property
     def full(self) -> bool:
@@ -131,12 +149,33 @@ class ImageOps:
             names = ", ".join(f"'{layer.name}'" for layer in layers[:5])
             raise OSError(errno.EBUSY, f"Image '{image.name}' is in use: {names} are layers over it")
 
+    def check_writable(self, image: Image) -> None:
+        """Raises OSError (EROFS, EBUSY) for what nobody is to write to, whatever its file system says."""
+        self._check_changeable(image)
+        self._check_no_base(image)
+
     def check_new(self, new_name: str) -> None:
         """Raises OSError: EINVAL for what no image can be called, EEXIST."""
         if not is_image_name(new_name):
             raise _error(errno.EINVAL)
         if self._images.find(new_name) is not None:
             raise _error(errno.EEXIST)
+
+    @contextmanager
+    def taking(self, new_name: str, told: FirstBoot = NOTHING) -> Iterator[None]:
+        """Hold a name that an image is to get, which is `told` that. OSError as check_new(), and EBUSY."""
+        with image_locks.name(new_name):
+            self.check_new(new_name)
+            if not is_machine_name(new_name):
+                yield
+                return
+            # In the place of what an image was told that somebody took away without us.
+            credentials.store(new_name, told.credentials())
+            try:
+                yield
+            except BaseException:
+                credentials.remove(new_name)
+                raise
 
     async def remove(self, image: Image, *, keep_settings: bool = False) -> list[str]:
         """Remove an image and what lies beside it; with `keep_settings` not what the administrator wrote.
@@ -146,9 +185,17 @@ class ImageOps:
         self._check_changeable(image)
         self._check_no_base(image)
         kept = [os.fspath(path) for path in self._administrators(image) if path.exists()]
-        await self._remove(image, kept if keep_settings else [])
+        kept += map(os.fspath, settings_files.of_machine(image.name))
+        try:
+            await self._remove(image, kept if keep_settings else [])
+        finally:
+            # Also when it failed: it may have lost its name by then. (If not it is over its layers still.)
+            if image.stack is not None and self.let_go is not None:
+                await self.let_go(image.stack.layers)
         if is_machine_name(image.name):
             credentials.remove(image.name)  # no later image of that name is to be told this one's secrets
+            if not keep_settings:
+                settings_files.remove(image.name)
         return kept if keep_settings else []
 
     def _administrators(self, image: Image) -> list[Path]:
@@ -171,6 +218,7 @@ class ImageOps:
             raise _error(errno.EINVAL)
         self._check_changeable(image)
         self._check_no_base(image)
+        settings_files.check_rename(image.name, new_name)
         with image_locks.image(image, exclusive=True), image_locks.name(new_name):
             self.check_new(new_name)
             if image.type is ImageType.MSTACK and image.stack is None:
@@ -183,10 +231,18 @@ class ImageOps:
             await self._short.run(f"{_TREES}:rename", image.path, target, pairs)
         if is_machine_name(image.name):
             credentials.rename(image.name, new_name)
+            settings_files.rename(image.name, new_name)
         return replace(image, name=new_name, path=target)
 
     async def clone(
-        self, image: Image, new_name: str, read_only: bool, *, fresh: bool = False, reflink: bool = True
+        self,
+        image: Image,
+        new_name: str,
+        read_only: bool,
+        *,
+        fresh: bool = False,
+        reflink: bool = True,
+        told: FirstBoot = NOTHING,
     ) -> None:
         """A copy in the pool, with `fresh` one that gets an identity of its own at its first boot.
 
@@ -195,14 +251,16 @@ class ImageOps:
         """
         if not is_image_name(new_name):
             raise _error(errno.EINVAL)
-        with image_locks.name(new_name):
-            self.check_new(new_name)
+        if image.is_tree:
+            self._check_source(image)
+        with self.taking(new_name, told), _reading(image):
             pairs = self.pairs(image, new_name)
             share = "auto" if reflink else "never"
             if image.is_tree:
-                self._check_source(image)
-                target = os.fspath(self.pool / new_name)
-                await self.begin(f"{_COPY}:copy_tree", image.path, target, read_only, pairs, share, fresh)
+                target, settings = os.fspath(self.pool / new_name), told.settings()
+                await self.begin(
+                    f"{_COPY}:copy_tree", image.path, target, read_only, pairs, share, fresh, settings
+                )
             elif image.type is ImageType.RAW:
                 target = os.fspath(self.pool / f"{new_name}.raw")
                 await self.begin(
@@ -217,15 +275,18 @@ class ImageOps:
             else:
                 raise _error(errno.EOPNOTSUPP)
 
-    async def flat_copy(self, image: Image, new_name: str, read_only: bool, fresh: bool) -> None:
+    async def flat_copy(
+        self, image: Image, new_name: str, read_only: bool, fresh: bool, told: FirstBoot = NOTHING
+    ) -> None:
         """A plain copy in the pool of all that is in a layered image. Raises OSError, MachineError."""
         assert image.stack is not None
-        with image_locks.name(new_name):
-            self.check_new(new_name)
+        with self.taking(new_name, told), _reading(image):
             target = os.fspath(self.pool / new_name)
-            layers = list(image.stack.trees)
+            layers, settings = list(image.stack.trees), told.settings()
             pairs = self.pairs(image, new_name)
-            await self.begin("machined.linux.layering:flat_copy", layers, target, read_only, fresh, pairs)
+            await self.begin(
+                "machined.linux.layering:flat_copy", layers, target, read_only, fresh, pairs, settings
+            )
 
     def _check_source(self, image: Image) -> None:
         if self._version >= 258:

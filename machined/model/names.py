@@ -16,6 +16,9 @@ MAX_FILE_NAME: Final = 255
 
 HOST: Final = ".host"
 
+# Of what is in a directory of images: systemd-machined(8), systemd.mstack(7), systemd.v(7).
+_KINDS: Final = (".raw", ".mstack", ".v")
+
 # What a user may be called anywhere, systemd.io/USER_NAMES: any text that no file or tool stumbles over.
 _USER: Final = re.compile(r"(?!-?[0-9]+\Z)(?!\.{1,2}\Z)(?!\s)[^\x00-\x1f\x7f-\x9f:/]+(?<!\s)")
 
@@ -39,6 +42,24 @@ def is_image_name(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return len(encoded) <= MAX_FILE_NAME and not any(unicodedata.category(c) == "Cc" for c in name)
+
+
+def kind_ending(name: str) -> str:
+    """The end of a name that says of what kind a file is, empty for all other names.
+
+    A tree that is called so is found as something else, or not at all.
+    """
+    return next((ending for ending in _KINDS if name.endswith(ending)), "")
+
+
+def check_new_name(name: str) -> None:
+    """Raises MachineError (INVALID_ARGS) for a name that no new image is to get."""
+    if ending := kind_ending(name):
+        raise MachineError(
+            Problem.INVALID_ARGS,
+            f"No new image can be called '{name}': what ends in '{ending}' is something of another "
+            f"kind. '{name.removesuffix(ending) or 'web'}' is a name.",
+        )
 
 
 def is_user_name(name: str) -> bool:

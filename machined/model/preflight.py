@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Final
 
 from machined.linux import mounts
@@ -16,10 +18,26 @@ from machined.model.errors import MachineError, Problem
 from machined.model.images import Image
 from machined.model.registry import Registry
 from machined.model.roots import Roots
+from machined.model.state import States, unit_of_machine
 
 # What systemd-nspawn --boot tries, in its order (systemd-nspawn(1)).
 INIT_PATHS: Final = ("usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init")
+# Seconds: it takes some answers of PID 1.
+LETTING_GO: Final = 5.0
 OS_RELEASE_PATHS: Final = ("etc/os-release", "usr/lib/os-release")
+
+
+async def let_go(image: Image, roots: Roots, states: States) -> None:
+    """Let machines that have just ended give an image back, and wait a moment for that."""
+
+    def settled(name: str) -> bool:
+        up = states.tracked(unit_of_machine(name))
+        return roots.get(name) is None or (up is not None and up.is_up) or states.record(name).starting
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LETTING_GO):
+            for name in roots.users_of(image.path):
+                await states.wait_until(name, partial(settled, name))
 
 
 def check_image(

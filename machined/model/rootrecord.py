@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 RUNTIME: Final = Path("/run/machined/roots")
 # What a machine that leaves nothing behind writes; no image has a name that begins so.
 SCRATCH: Final = ".#ephemeral-"
-_RECORD: Final = ".json"
+# Beside what is mounted: no machine has a name that begins with a dot.
+_RECORD: Final = ".{}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,14 @@ class Root:
         return RUNTIME / self.machine
 
 
+def _record(name: str) -> Path:
+    return RUNTIME / _RECORD.format(name)
+
+
 def write(root: Root) -> None:
     """Record a root. OSError."""
     RUNTIME.mkdir(mode=0o700, parents=True, exist_ok=True)
-    record = RUNTIME / f"{root.machine}{_RECORD}"
+    record = _record(root.machine)
     partial = record.with_suffix(".new")
     partial.write_text(json.dumps(asdict(root)), encoding="utf-8")
     partial.replace(record)
@@ -58,7 +63,7 @@ def write(root: Root) -> None:
 def read(name: str) -> Root | None:
     """The record of a machine's root, None without one."""
     try:
-        fields = json.loads((RUNTIME / f"{name}{_RECORD}").read_text(encoding="utf-8"))
+        fields = json.loads(_record(name).read_text(encoding="utf-8"))
         return Root(**{**fields, "layers": tuple(fields["layers"])})
     except FileNotFoundError:
         return None
@@ -73,9 +78,10 @@ def recorded() -> Iterator[Root]:
         entries = sorted(os.listdir(RUNTIME))
     except OSError:
         return
+    before, after = _RECORD.split("{}")
     for entry in entries:
-        name = entry.removesuffix(_RECORD)
-        if entry.endswith(_RECORD) and is_machine_name(name) and (root := read(name)) is not None:
+        name = entry.removeprefix(before).removesuffix(after)
+        if entry == _RECORD.format(name) and is_machine_name(name) and (root := read(name)) is not None:
             yield root
 
 
@@ -96,7 +102,7 @@ def take_away(name: str) -> list[str]:
     ours = root.ephemeral and os.path.basename(root.writable).startswith(SCRATCH)
     doomed = [root.writable] if ours and os.path.isdir(root.writable) else []
     # Last: what could not be done is done the next time.
-    (RUNTIME / f"{name}{_RECORD}").unlink(missing_ok=True)
+    _record(name).unlink(missing_ok=True)
     return doomed
 
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from machined.linux.locks import FileLock
 from machined.linux.worker import Workers
 from machined.model import image_locks, privateusers, rootrecord, userranges
 from machined.model.errors import MachineError, Problem
@@ -29,16 +30,18 @@ _LAYERING: Final = "machined.linux.layering"
 
 def layers_over(images: Images, base: Image) -> list[Image]:
     """The layered images that a tree is part of."""
-    return [i for i in images.list() if i.stack is not None and base.path in i.stack.layers]
+    tree = os.path.realpath(base.path)
+    return [i for i in images.list() if i.stack is not None and tree in i.stack.layers]
 
 
 class Roots:
     """Mounts roots, and knows what is in use by them."""
 
-    def __init__(self, workers: Workers, is_used: Callable[[int], bool]) -> None:
-        """`is_used`: whether a user of the host is some machine's already."""
+    def __init__(self, workers: Workers, removers: Workers, is_used: Callable[[int], bool]) -> None:
+        """`removers` do what takes long; `is_used`: whether a user of the host is some machine's already."""
         self.pool = POOL
         self._workers = workers
+        self._removers = removers
         self._is_used = is_used
         self._held: dict[str, ExitStack] = {}
         self._roots: dict[str, Root] = {}
@@ -49,7 +52,8 @@ class Roots:
 
     def users_of(self, path: str) -> list[str]:
         """The machines that run on a tree (or on layers over it), by their names."""
-        return sorted(name for name, root in self._roots.items() if path in {root.image_path, *root.layers})
+        known = {path, os.path.realpath(path)}
+        return sorted(name for name, root in self._roots.items() if known & {root.image_path, *root.layers})
 
     @staticmethod
     def needs(image: Image, ephemeral: bool) -> bool:
@@ -59,9 +63,9 @@ class Roots:
     async def prepare(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> Root:
         """Mount the root of a machine. Raises MachineError, OSError; nothing is left then."""
         self.release(name)  # what a run before has left
-        base = privateusers.base_of(name, settings, userranges.pick(name, self._is_taken))
+        base, users = self._choose_users(name, settings)
         root = _plan(name, image, ephemeral, base, self.pool)
-        self._hold(root)
+        self._hold(root, users)
         try:
             rootrecord.write(root)
             await self._workers.run(
@@ -76,12 +80,30 @@ class Roots:
             raise
         return root
 
+    def plan(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> Root:
+        """What prepare() would mount now, but for the name of what is written to. Raises MachineError."""
+        held = self._roots.get(name)
+        picked = held.base if held is not None and held.base else userranges.pick(name, self._is_taken)
+        return _plan(name, image, ephemeral, privateusers.base_of(name, settings, picked), self.pool)
+
+    def _choose_users(self, name: str, settings: Effective) -> tuple[int, FileLock | None]:
+        """The first user of a machine, and what keeps others from picking that range."""
+        while True:
+            picked = userranges.pick(name, self._is_taken)
+            base = privateusers.base_of(name, settings, picked)
+            users = userranges.lock(base) if base else None
+            # Several may share a range that their settings name; none is to pick another's.
+            if users is not None or base != picked:
+                return base, users
+
     def _is_taken(self, base: int) -> bool:
         return any(root.base == base for root in self._roots.values()) or self._is_used(base)
 
-    def _hold(self, root: Root) -> None:
-        """Lock what a root is made of. Raises MachineError (IMAGE_BUSY)."""
+    def _hold(self, root: Root, users: FileLock | None) -> None:
+        """Lock what a root is made of, and take over the lock of its users. MachineError (IMAGE_BUSY)."""
         with ExitStack() as held:
+            if users is not None:
+                held.enter_context(users)
             try:
                 for path, exclusive in _parts(root):
                     part = Image(os.path.basename(path), path, ImageType.DIRECTORY, read_only=True)
@@ -104,7 +126,7 @@ class Roots:
                 self.release(root.machine)
                 continue
             try:
-                self._hold(root)
+                self._hold(root, userranges.lock(root.base) if root.base else None)
             except (MachineError, OSError) as error:
                 self._roots[root.machine] = root
                 log.warning("What machine '%s' is made of cannot be locked: %s", root.machine, error)
@@ -134,7 +156,7 @@ class Roots:
 
     async def _remove(self, path: str) -> None:
         try:
-            await self._workers.run("machined.linux.removal:remove", path, "tree")
+            await self._removers.run("machined.linux.removal:remove", path, "tree")
         except FileNotFoundError:
             log.debug("The unit's own cleaning has removed '%s'", path)
         except OSError as error:
@@ -152,7 +174,7 @@ class Roots:
 
 def _plan(name: str, image: Image, ephemeral: bool, base: int, pool: Path) -> Root:
     stack = image.stack
-    layers = stack.layers if stack is not None else (image.path,)
+    layers = stack.layers if stack is not None else (os.path.realpath(image.path),)
     if ephemeral or stack is None:
         layers = stack.trees if stack is not None else layers
         scratch = pool / f"{SCRATCH}{name}-{os.urandom(4).hex()}"
@@ -164,18 +186,21 @@ def _parts(root: Root) -> Iterator[tuple[str, bool]]:
     """What is to be locked, and whether against readers as well: an image is written to by one machine."""
     if root.image_path != "/":
         yield root.image_path, not root.ephemeral and not root.read_only
+    known = {root.image_path, os.path.realpath(root.image_path), "/"}
     for layer in root.layers:
-        if layer not in {root.image_path, "/"} and not layer.startswith(f"{root.image_path}/"):
+        if layer not in known and not layer.startswith(f"{root.image_path}/"):
             yield layer, False
 
 
 def _explained(error: OSError, root: Root) -> MachineError:
     if error.errno in {errno.EINVAL, errno.EOPNOTSUPP}:
+        plain = "A plain tree does: 'machinectl clone --copy', or 'machinectl flatten'."
+        if root.image_path == "/":
+            plain = "Those that hosts are installed on do, such as ext4, XFS and btrfs."
         return MachineError(
             Problem.NOT_SUPPORTED,
             f"Machine '{root.machine}' cannot be started: the file system of {root.writable} or of "
-            f"{root.layers[0]} does not do overlays of mapped directories ({error.strerror}). A plain tree "
-            f"does: 'machinectl clone --copy', or 'machinectl flatten'.",
+            f"{root.layers[0]} does not do overlays of mapped directories ({error.strerror}). {plain}",
         )
     return MachineError(
         Problem.FAILED,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from machined.linux.locks import holder_conflict
+from machined.linux.locks import FileLock, holder_conflict
 from machined.linux.overlay import RANGE
 from machined.model.errors import MachineError, Problem
 
@@ -42,6 +42,18 @@ def pick(name: str, is_used: Callable[[int], bool]) -> int:
         Problem.LIMITS_EXCEEDED,
         f"Machine '{name}' can have no users of its own: all ranges between {FIRST} and {LAST} are taken.",
     )
+
+
+def lock(base: int) -> FileLock | None:
+    """Keep a range from systemd-nspawn, which asks for its lock before it picks one; None: others have it.
+
+    OSError.
+    """
+    LOCKS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        return FileLock.acquire(str(LOCKS / str(base)))
+    except BlockingIOError:
+        return None
 
 
 def _is_locked(base: int) -> bool:

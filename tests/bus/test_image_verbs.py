@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 from dbus_fast import Variant
 
 from machined.bus.connection import RemoteError
-from machined.linux import mstack
+from machined.linux import filesystem, layering, mstack
 from machined.linux.locks import FileLock
+from machined.model.images import UNKNOWN
 from tests.fakes.polkit import NO
 from tests.fakes.service import OWN_MANAGER, Served
 
 INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
+IMAGE = "org.freedesktop.machine1.Image"
 BUSY = "org.machined1.Error.ImageBusy"
 
 
@@ -62,6 +65,11 @@ async def test_polkit_is_asked_first(
         ("CloneImage", "ssa{sv}", ["a/b", "new", {}], "'a/b' is no name of an image"),
         ("CloneImage", "ssa{sv}", ["web", ".#x", {}], "No image can be called '.#x'"),
         ("CloneImage", "ssa{sv}", ["web", "x\ny", {}], "No image can be called 'x?y'"),
+        ("CloneImage", "ssa{sv}", ["web", "a.raw", {}], "'a' is a name"),
+        ("CloneImage", "ssa{sv}", ["web", "a.mstack", {}], "ends in '.mstack'"),
+        ("RenameImage", "ssa{sv}", ["web", "a.v", {}], "ends in '.v'"),
+        ("CloneImage", "ssa{sv}", ["web", "a_b", {"hostname": Variant("s", "h")}], "Machine name 'a_b'"),
+        ("CloneImage", "ssa{sv}", ["web", "new", {"hostname": Variant("s", "h h")}], "not a host name"),
         ("CloneImage", "ssa{sv}", ["web", "new", {"mode": Variant("s", "x")}], "one of auto, copy, layer"),
         ("CloneImage", "ssa{sv}", ["web", "new", {"mode": Variant("b", True)}], "expected 's'"),
         ("CloneImage", "ssa{sv}", ["web", "new", {"x": Variant("b", True)}], "Unknown option 'x'"),
@@ -105,6 +113,52 @@ async def test_what_is_in_use(service: Served) -> None:
         assert "in use by another program" in text
     answer = await service.client.call("GetImageLayers", "s", "one", interface=OWN_MANAGER)
     assert answer == [str(tree)]
+
+
+@pytest.mark.parametrize("way", ["RemoveImage", "Remove", "CleanPool", "our RemoveImage"])
+async def test_a_base_is_let_go_with_its_last_layer(service: Served, way: str) -> None:
+    """By whichever way the layers go; it is as it was then."""
+    tree = service.sandbox.image("web")
+    for name in (".one", ".two"):
+        layered(service, name, tree)
+    try:
+        layering.protect(str(tree), True)
+    except OSError as error:
+        pytest.skip(f"no immutable directories here: {error}")
+
+    async def remove(name: str) -> None:
+        if way == "our RemoveImage":
+            await service.client.call("RemoveImage", "sa{sv}", name, {}, interface=OWN_MANAGER)
+        elif way == "RemoveImage":
+            await service.client.call("RemoveImage", "s", name)
+        elif way == "Remove":
+            path = await service.client.call("GetImage", "s", name)
+            await service.client.call("Remove", path=path, interface=IMAGE)
+        else:
+            assert await service.client.call("CleanPool", "s", "hidden") == [(name, UNKNOWN)]
+
+    try:
+        with FileLock.acquire(os.fspath(service.sandbox.pool / ".#.two.mstack.lck")):
+            await remove(".one")
+        assert filesystem.attributes(str(tree)) & filesystem.IMMUTABLE
+        await remove(".two")
+        assert not filesystem.attributes(str(tree)) & filesystem.IMMUTABLE
+        assert mstack.BASE not in os.listxattr(tree)
+    finally:
+        layering.protect(str(tree), False)
+
+
+async def test_a_clone_that_is_told_something(service: Served) -> None:
+    service.sandbox.image("web")
+    given = {"mode": Variant("s", "copy"), "hostname": Variant("s", "inside")}
+    service.pretend(1000)
+    asking = asyncio.ensure_future(
+        service.client.call("CloneImage", "ssa{sv}", "web", "new", given, interface=OWN_MANAGER)
+    )
+    actions = [(await service.polkit.questions.get()).action for _ in range(2)]
+    assert actions == ["org.freedesktop.machine1.manage-images", "org.machined1.create-image"]
+    assert await asking == "copy"
+    assert (service.sandbox.pool / "new/etc/hostname").read_text(encoding="ascii") == "inside\n"
 
 
 async def test_settings_are_kept(service: Served) -> None:

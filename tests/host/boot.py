@@ -226,6 +226,10 @@ class Host:
         """Make /var/lib/machines no mount point; `size`: on an ext4 of so many bytes. Before the boot."""
         self._instance.plain_pool(size)
 
+    def plain_root(self, size: int) -> None:
+        """Make the host's root an ext4 of so many bytes. Before the boot."""
+        self._instance.plain_root(size)
+
     def snapshot(self) -> Snapshot:
         """What guests may leave behind in the host, to compare with a later look."""
         return Snapshot.parse(self.run(["sh", "-c", SCRIPT]).stdout)

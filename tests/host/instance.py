@@ -85,6 +85,16 @@ class Instance:
         self.machines = state / "machines"
         self.machines.chmod(0o700)
 
+    def plain_root(self, size: int) -> None:
+        """Make the root an ext4 of this size, with /var/lib/machines in it, as where a host is installed."""
+        disk = self.directory / "root.ext4"
+        with disk.open("xb") as file:
+            file.truncate(size)
+        subprocess.run(["mkfs.ext4", "-q", "-d", os.fspath(self.tree), os.fspath(disk)], check=True)
+        subprocess.run(["umount", "--recursive", os.fspath(self.tree)], check=True)
+        mount("-o", "loop", disk, self.tree)
+        self.machines = self.tree / "var/lib/machines"
+
     @property
     def cgroup(self) -> Path:
         """The directory that becomes the root of the host's cgroup namespace."""

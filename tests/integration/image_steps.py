@@ -114,6 +114,10 @@ call CloneImage ssb raw raw2 false
 call CloneImage ssb raw raw3 true
 ## clone link
 call CloneImage ssb link link2 false
+## clone to ends of names
+for n in q.raw q.v; do call CloneImage ssb a $n false; done
+call CloneImage ssb raw rawq.raw false; call RenameImage ss rawq.raw rawq.v; ls -d $P/q.* $P/rawq*
+rm -rf $P/q.raw $P/q.v $P/rawq.*
 ## tree 1
 tree
 ## tree a2

@@ -104,7 +104,8 @@ def nothing_of(maker: Driver, name: str) -> None:
     assert not host.path(f"{CREDENTIALS}/{name}").exists()
     assert host.run(["pgrep", "-fx", "sleep 987654"], check=False).stdout == ""
     assert (
-        "marker-of-the-test" not in host.run(["sh", "-c", "cat /proc/[0-9]*/mountinfo 2>/dev/null"]).stdout
+        "marker-of-the-test"
+        not in host.run(["sh", "-c", "cat /proc/[0-9]*/mountinfo 2>/dev/null; true"]).stdout
     )
     units = host.run(["systemctl", "list-units", "--all", "--no-legend", "machined-create-*"]).stdout
     assert units == ""
@@ -167,6 +168,25 @@ def test_from_a_template(maker: Driver, name: str) -> None:
         maker.clear(name)
         maker.host.run(["chattr", "-R", "-i", f"{POOL}/{base}"], check=False)
         maker.host.run(["rm", "-rf", f"{POOL}/{base}", f"{POOL}/{name}.mstack"])
+
+
+def test_a_template_that_cannot_be_set_up(maker: Driver, name: str) -> None:
+    """There never was one without its settings; and what was there before is still there."""
+    base = f"{name}-base"
+    maker.host.run(["cp", "-a", "/srv/tiny", f"{POOL}/{base}"])
+    settings = maker.host.path(f"/etc/systemd/nspawn/{name}.nspawn")
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text("[Exec]\n", encoding="ascii")
+    try:
+        words = ("--hostname=inside", "--timezone=Mars/Olympus")
+        done = maker.ctl("create", name, f"--template={base}", *words, check=False)
+        assert done.returncode == 1
+        assert "knows no time zone" in done.stderr
+        assert settings.exists()
+    finally:
+        settings.unlink()
+        maker.host.run(["sh", "-c", f"chattr -i {POOL}/{base}; rm -rf {POOL}/{base}"])
+    nothing_of(maker, name)
 
 
 def test_credentials_are_root_s_alone(maker: Driver, name: str) -> None:
@@ -304,6 +324,8 @@ def test_bad_input_changes_nothing(maker: Driver, name: str) -> None:
             ([name], "give one of --from"),
             ([name, "--from=dir:/srv/tiny", "--template=there"], "give one of --from"),
             (["there", "--from=dir:/srv/tiny"], "There is an image 'there' already"),
+            ([f"{name}.raw", "--from=dir:/srv/tiny"], "ends in '.raw'"),
+            ([f"{name}.v", "--template=there"], "ends in '.v'"),
             ([name, "--from=nix:x"], "No builder 'nix', known are debootstrap:"),
             ([name, "--from=debootstrap"], "No builder"),
             ([name, "--from=debootstrap:"], "needs a suite"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from machined.linux.locks import holder_conflict
 from tests.integration.driver import UNIT, Driver, unique_name
 
 pytestmark = pytest.mark.integration
@@ -157,6 +158,69 @@ def test_settings_of_the_image_are_lent(managed: Driver, machine: str, names: li
         settings.unlink()
 
 
+def test_settings_beside_the_image_count(managed: Driver, machine: str, names: list[str]) -> None:
+    """Those that an image may bring along, as with every other start of it."""
+    settings = managed.host.path(f"{POOL}/{machine}.nspawn")
+    settings.write_text("[Exec]\nEnvironment=BESIDE=yes\n", encoding="ascii")
+    try:
+        managed.ctl("start", machine, "--as", names[0])
+        managed.wait(names[0], "running")
+        environment = managed.guest(names[0], "cat", "/proc/1/environ").stdout
+        assert "BESIDE=yes" in environment.split("\0")
+    finally:
+        settings.unlink()
+
+
+def test_nothing_is_left_of_one_that_never_came_up(managed: Driver, machine: str, names: list[str]) -> None:
+    """Neither what is mounted and locked for it, nor its users."""
+    name, before = names[0], left(managed, names[0])
+    drop_in = managed.host.path(f"/etc/systemd/system/machine-{name}.service.d/fails.conf")
+    needed = managed.host.path("/etc/systemd/system/fails.service")
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Unit]\nRequires=fails.service\nAfter=fails.service\n", encoding="ascii")
+    needed.write_text("[Service]\nType=oneshot\nExecStart=false\n", encoding="ascii")
+    try:
+        done = managed.ctl("start", machine, "--as", name, check=False)
+        assert done.returncode == 1
+        assert "'dependency'" in done.stderr
+        assert left(managed, name) == before
+        assert managed.host.run(["ls", "/run/systemd/nspawn-uid"]).stdout == ""
+    finally:
+        needed.unlink()
+        drop_in.unlink()
+        drop_in.parent.rmdir()
+        managed.host.run(["systemctl", "daemon-reload"])
+        managed.host.run(["systemctl", "reset-failed"])
+    managed.start(machine)  # nothing holds it any more
+
+
+def test_a_range_is_held(managed: Driver, machine: str, names: list[str]) -> None:
+    """In the way that systemd-nspawn asks before it picks one."""
+    managed.ctl("start", machine, "--as", names[0])
+    managed.wait(names[0], "running")
+    shift = managed.guest(names[0], "cat", "/proc/self/uid_map").stdout.split()[1]
+    lock = f"/run/systemd/nspawn-uid/{shift}"
+    assert managed.host.run(["ls", "/run/systemd/nspawn-uid"]).stdout.split() == [shift]
+    assert holder_conflict(str(managed.host.path(lock)))
+    managed.ctl("poweroff", names[0])
+    assert not managed.host.path(lock).exists()
+
+
+def test_the_host_s_own_tree(own_managed: Driver) -> None:
+    """Where its file system can be mapped, as those can that hosts are installed on."""
+    own_managed.host.plain_root(3 << 30)
+    own_managed.host.boot()
+    assert "which runs" in own_managed.ctl("start", ".host", check=False).stderr
+    own_managed.ctl("start", ".host", "--as", "twin")
+    own_managed.wait("twin", "running")
+    inside = own_managed.guest("twin", "cat", "/etc/machine-id").stdout
+    assert inside != own_managed.host.run(["cat", "/etc/machine-id"]).stdout
+    own_managed.guest("twin", "touch", "/root/mine")
+    own_managed.ctl("poweroff", "twin")
+    assert not own_managed.host.path("/root/mine").exists()
+    assert left(own_managed, "twin") == left(own_managed, "other")
+
+
 def test_bad_wishes(managed: Driver, machine: str, names: list[str]) -> None:
     def refused(*words: str) -> str:
         done = managed.ctl("start", *words, check=False)
@@ -170,6 +234,11 @@ def test_bad_wishes(managed: Driver, machine: str, names: list[str]) -> None:
     managed.wait(names[0], "running")
     assert "running already" in refused(machine, "--as", names[0])
     assert f"there is an image '{machine}'" in refused(".host", "--as", machine)
+    assert "which runs" in refused(".host")
+    done = managed.call("StartMachine", "sa{sv}", ".host", "0", check=False)
+    assert "start --ephemeral .host" in done.stderr
+    # The root of these hosts is an overlay, which cannot be mapped.
+    assert "such as ext4, XFS and btrfs" in refused(".host", "--ephemeral")
     managed.host.run(["busctl", "status"])  # the bus is alive, and so is the daemon
     done = managed.call("StartMachine", "sa{sv}", names[1], "1", "image", "s", "../../etc", check=False)
     assert "No image" in done.stderr

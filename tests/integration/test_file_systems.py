@@ -79,3 +79,33 @@ def test_all_of_it(pool: tuple[Driver, str]) -> None:
     assert left in (["base"], ["base", "lost+found"])
     mounts = managed.host.run(["findmnt", "--list", "--noheadings", "--output", "TARGET"]).stdout
     assert "/run/machined" not in mounts
+
+
+def test_a_base_of_any_kind(pool: tuple[Driver, str]) -> None:
+    """It is read-only for as long as there are layers over it, and clones of it are not."""
+    managed, _ = pool
+
+    def is_read_only(name: str) -> bool:
+        rows = json.loads(managed.ctl("list-images", "--output=json").stdout)
+        return next(bool(row["ro"]) for row in rows if row["name"] == name)
+
+    managed.ctl("clone", "--copy", "base", "plain")
+    managed.ctl("clone", "--layer", "plain", "over")
+    assert is_read_only("plain")
+    path = f"{POOL}/plain/etc/hostname"
+    assert managed.host.run(["touch", f"{POOL}/plain/new"], check=False).returncode != 0
+    before = managed.host.run(["sh", "-c", f"cat {path}"], check=False).stdout
+    done = managed.call("SetFirstBoot", "sa{sv}", "plain", "1", "hostname", "s", "x", check=False)
+    assert "layers over it" in done.stderr
+    assert managed.host.run(["sh", "-c", f"cat {path}"], check=False).stdout == before
+    clones = [("clone", "plain", "another"), ("clone", "--copy", "plain", "copy")]
+    for words in clones:
+        managed.ctl(*words)
+        assert not is_read_only(words[-1])
+        managed.start(words[-1])
+        managed.guest(words[-1], "touch", "/root/mine", "/mine")
+        managed.ctl("poweroff", words[-1])
+    managed.ctl("remove", "over", "another", "copy")
+    assert not is_read_only("plain")
+    managed.host.run(["touch", f"{POOL}/plain/new"])
+    managed.ctl("remove", "plain")

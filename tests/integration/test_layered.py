@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -91,6 +92,23 @@ def test_the_base_is_guarded(managed: Driver, machine: str, layers: list[str]) -
     assert kind(managed, machine) == ("directory", False), "free again without the last layer"
     assert kind(managed, layers[2]) == ("directory", False)
     managed.start(machine)
+
+
+def test_the_base_is_free_again(managed: Driver, machine: str, layers: list[str]) -> None:
+    """Also by the hands of those who know nothing of layers; what is copied from it was never bound."""
+    copy = unique_name()
+    managed.ctl("clone", "--copy", machine, copy)
+    try:
+        assert kind(managed, copy) == ("directory", False)
+        look = f"import os; print(os.listxattr('{POOL}/{copy}'))"
+        assert "machined.base" not in managed.host.run(["python3", "-c", look]).stdout
+        for name in layers:
+            assert kind(managed, machine) == ("directory", True)
+            managed.stock("remove", name)
+        assert kind(managed, machine) == ("directory", False)
+        managed.host.run(["touch", f"{POOL}/{machine}/new"])
+    finally:
+        managed.ctl("remove", copy)
 
 
 def test_what_was_read_only_before_stays_so(managed: Driver, machine: str) -> None:
@@ -190,18 +208,39 @@ def test_the_base_is_gone(managed: Driver, machine: str, layers: list[str]) -> N
 
 
 def test_killed_between_both(managed: Driver, machine: str, layers: list[str]) -> None:
-    """A flat tree has taken its place and the stack is still there: the next daemon takes it away."""
-    name = layers[0]
-    stack = f"{POOL}/{name}.mstack"
-    managed.host.run(["sh", "-ec", f"cp -a {POOL}/{machine} {POOL}/{name}; touch {stack}/.flattened"])
-    other = f"{POOL}/{layers[1]}.mstack"
-    managed.host.run(["touch", f"{other}/.flattened"])
+    """A flat tree has taken its place and the stack is still there: the next daemon takes it away.
+
+    Not so where there is no such tree, or one that somebody else has put there.
+    """
+    name, other, last = layers
+    note = "0123456789abcdef"
+    for made in (name, last):
+        managed.host.run(["cp", "-a", f"{POOL}/{machine}", f"{POOL}/{made}"])
+    os.setxattr(managed.host.path(f"{POOL}/{name}"), "trusted.machined.flat", note.encode())
+    notes = [f"{POOL}/{stack}.mstack/.flattened" for stack in layers]
+    for path in notes:
+        managed.host.path(path).write_text(note, encoding="ascii")
     managed.host.run(["systemctl", "restart", UNIT])
-    wait = f"until [ ! -e {stack} ] && [ ! -e {other}/.flattened ]; do sleep 0.1; done"
-    managed.host.run(["sh", "-c", wait])
+    gone = " && ".join(f"[ ! -e {path} ]" for path in [f"{POOL}/{name}.mstack", *notes])
+    managed.host.run(["sh", "-c", f"until {gone}; do sleep 0.1; done"])
     assert kind(managed, name) == ("directory", False)
-    assert kind(managed, layers[1]) == ("mstack", False)
+    assert kind(managed, other) == ("mstack", False)
+    managed.host.run(["rm", "-r", f"{POOL}/{last}"])
+    assert kind(managed, last) == ("mstack", False), "all that is left of it"
     managed.ctl("remove", name)
+
+
+def test_flat_and_read_only(managed: Driver, machine: str, layers: list[str]) -> None:
+    name, other = layers[:2]
+    for layer in (name, other):
+        managed.ctl("read-only", layer)
+    managed.ctl("flatten", name)
+    assert kind(managed, name) == ("directory", True)
+    managed.host.run(["ln", "-s", "nowhere", f"{POOL}/{other}"])
+    assert "already" in refused(managed, "flatten", other)
+    managed.host.run(["systemctl", "restart", UNIT])
+    managed.host.run(["rm", f"{POOL}/{other}"])
+    assert kind(managed, other) == ("mstack", True)
 
 
 def test_refused(managed: Driver, machine: str, layers: list[str]) -> None:

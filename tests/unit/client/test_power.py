@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -63,6 +64,38 @@ def test_one_that_is_refused_does_not_stop_the_others(manager: Peer, client: Cli
         "Could not start machine 'b': The image of 'b' is in use by machine 'c'.",
     ]
     assert manager.members() == ["StartMachine"] * 3
+
+
+def test_names_are_told_as_each_comes_up(manager: Peer, client: Client) -> None:
+    """Also when another fails: nobody else knows them."""
+    started: list[str] = []
+
+    def start(name: str, _: Any) -> tuple[str, tuple[str]]:
+        started.append(name)
+        number = len(started)
+        return "o", (ends(manager, number, name, "failed" if number == 2 else "done", "It broke."),)
+
+    manager.on(OURS, "StartMachine", start)
+    result = client("start", "--ephemeral", "a", "b", "c")
+    assert result.status == 1
+    assert result.out.splitlines() == [started[0], started[2]]
+    assert result.err.startswith(f"Could not start machine '{started[1]}': It broke.")
+    assert client("start", "--ephemeral", "--quiet", "a").out == ""
+    assert client("start", "a", "--as", "x").out == ""
+    assert client("start", "--ephemeral", "--no-block", "a").out.splitlines() == [started[-1]]
+
+
+def test_the_host_is_started_to_keep_nothing_only(manager: Peer, client: Client) -> None:
+    manager.on(OURS, "StartMachine", lambda name, _: ("o", (ends(manager, 1, name),)))
+    result = client("start", ".host")
+    assert result.status == 1
+    assert "it is this host, which runs" in result.err
+    assert manager.calls == []
+    result = client("start", "--ephemeral", ".host")
+    assert result.status == 0
+    assert re.fullmatch(r"host-[0-9a-f]{8}\n", result.out)
+    (_, (name, given)) = manager.calls[0]
+    assert (name, given["image"]) == (result.out.strip(), ("s", ".host"))
 
 
 def test_no_block(manager: Peer, client: Client) -> None:

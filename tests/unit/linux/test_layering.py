@@ -4,47 +4,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from machined.linux import layering, mounts, mstack
-from machined.linux.worker import Workers
+from machined.linux import imagecopy, layering, mounts, mstack, provision, trees
+from tests.unit.linux.overlays import is_immutable, make_tree, needs_overlays, work
 
 BASE = 0x2000_0000
 
 
-def _can_mount() -> bool:
-    probe = "import os; from machined.linux import syscalls; syscalls.unshare(syscalls.CLONE_NEWNS)"
-    return subprocess.run([sys.executable, "-c", probe], check=False, capture_output=True).returncode == 0
-
-
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not _can_mount(), reason="overlays need root and mount namespaces"
-)
+pytestmark = needs_overlays
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    tree = tmp_path / "base"
-    (tree / "etc").mkdir(parents=True)
-    (tree / "etc/machine-id").write_text("0" * 31 + "1\n", encoding="ascii")
-    (tree / "etc/passwd").write_text("root\n", encoding="ascii")
-    os.chown(tree / "etc/passwd", 7, 8)
-    os.chmod(tree, 0o751)
-    return tree
-
-
-async def work(function: Callable[..., Any], *arguments: object) -> Any:
-    workers = Workers()
-    try:
-        return await workers.run(f"machined.linux.layering:{function.__name__}", *arguments)
-    finally:
-        await workers.close()
+    return make_tree(tmp_path / "base")
 
 
 async def test_a_mount_is_shifted_and_its_layers_are_not(tree: Path, tmp_path: Path) -> None:
@@ -79,20 +56,6 @@ async def test_read_only(tree: Path, tmp_path: Path) -> None:
             (target / "new").touch()
     finally:
         mounts.unmount(str(target))
-
-
-async def test_flat(tree: Path, tmp_path: Path) -> None:
-    stack, target = tmp_path / "x.mstack", tmp_path / "x"
-    await work(layering.create, str(stack), [str(tree)], "", True)
-    assert (stack / "rw/data/etc/machine-id").read_text(encoding="ascii") == ""
-    assert (stack / "rw/data").stat().st_mode & 0o7777 == 0o751
-    (stack / "rw/data/new").touch()
-    await work(layering.flatten, str(stack), [str(tree)], str(target))
-    assert (target / "new").exists()
-    assert (target / "etc/passwd").stat().st_uid == 7
-    assert (target / "etc/machine-id").read_text(encoding="ascii") == ""
-    assert not stack.exists()
-    assert sorted(os.listdir(tmp_path)) == ["base", "x"]
 
 
 async def test_what_fails_leaves_nothing(tree: Path, tmp_path: Path) -> None:
@@ -144,3 +107,79 @@ def test_protection_is_taken_back_only_if_it_was_ours(tree: Path) -> None:
             (tree / "other").touch()
     finally:
         subprocess.run(["chattr", "-i", tree], check=True)
+
+
+@pytest.mark.parametrize("which", ["data", "work"])
+async def test_what_is_written_goes_through_no_link(tree: Path, tmp_path: Path, which: str) -> None:
+    """The trees are somebody's archive: what is below may say that all of it is etc/."""
+    outside, writable = tmp_path / "outside", tmp_path / "rw"
+    outside.mkdir()
+    (outside / "hostname").write_text("precious", encoding="ascii")
+    shutil.rmtree(tree / "etc")
+    (tree / "etc").symlink_to(".")
+    mstack.make_writable(str(writable), str(tree))
+    (writable / which).rmdir()
+    (writable / which).symlink_to(outside)
+    with pytest.raises(NotADirectoryError):
+        await work(provision.apply_to_layers, [str(tree)], str(writable), {"hostname": "x"})
+    assert os.listdir(outside) == ["hostname"]
+    assert (outside / "hostname").read_text(encoding="ascii") == "precious"
+
+
+@pytest.mark.parametrize("base", [BASE, 0], ids=["range", "host"])
+async def test_trees_that_are_shifted_on_the_disk(tree: Path, tmp_path: Path, base: int) -> None:
+    shift = 0x5A3C_0000
+    for path in (tree, tree / "etc", tree / "etc/machine-id", tree / "etc/passwd"):
+        status = path.lstat()
+        os.chown(path, status.st_uid + shift, status.st_gid + shift)
+    for volatile in (True, False):
+        target, writable = tmp_path / f"mounted-{volatile}", tmp_path / f"rw-{volatile}"
+        if not volatile:
+            mstack.make_writable(str(writable), str(tree))
+        await work(layering.mount, str(target), [str(tree)], str(writable), base, volatile, False)
+        try:
+            status = (target / "etc/passwd").stat()
+            assert (status.st_uid, status.st_gid) == (base + 7, base + 8)
+            assert target.stat().st_uid == base
+            (target / "new").mkdir()
+            os.chown(target / "new", base + 5, base + 5)
+            assert (writable / "data/new").stat().st_uid == shift + 5, "as the tree below it"
+            os.chown(target / "etc/passwd", base + 9, base + 9)
+        finally:
+            mounts.unmount(str(target))
+    await work(layering.mount, str(tmp_path / "ro"), [str(tree)], str(writable), base, False, True)
+    try:
+        assert (tmp_path / "ro/etc/passwd").stat().st_uid == base + 9
+    finally:
+        mounts.unmount(str(tmp_path / "ro"))
+
+
+async def test_the_mark_of_a_base_is_its_own(tree: Path, tmp_path: Path) -> None:
+    layering.protect(str(tree), True)
+    try:
+        assert mstack.is_base(str(tree))
+        stack, copy = tmp_path / "x.mstack", tmp_path / "copy"
+        await work(layering.create, str(stack), [str(tree)], "", False)
+        assert not mstack.is_base(str(stack / "rw/data"))
+        await work(layering.flatten, str(stack), [str(tree)], str(tmp_path / "flat"))
+        await work(imagecopy.copy_tree, str(tree), str(copy))
+        assert not mstack.is_base(str(tmp_path / "flat"))
+        assert not mstack.is_base(str(copy))
+        # Whoever says that it is to be read-only says so for good.
+        trees.mark_read_only(str(tree), "tree", True)
+        layering.protect(str(tree), False)
+        assert is_immutable(tree)
+        layering.protect(str(tree), True)
+        assert not mstack.is_base(str(tree)), "it is read-only anyway"
+    finally:
+        trees.mark_read_only(str(tree), "tree", False)
+
+
+def test_no_guest_can_make_the_mark(tree: Path) -> None:
+    os.setxattr(tree, "user.machined.base", b"1")
+    trees.mark_read_only(str(tree), "tree", True)
+    try:
+        layering.protect(str(tree), False)
+        assert is_immutable(tree)
+    finally:
+        trees.mark_read_only(str(tree), "tree", False)

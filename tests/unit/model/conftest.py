@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.fakes.roots import Operations
 from tests.fakes.sandbox import Sandbox
 from tests.fakes.world import World, world
 
@@ -21,3 +22,11 @@ async def host(sandbox: Sandbox, version: int) -> AsyncIterator[World]:
     """A host with the model on it."""
     async with world(sandbox, version) as made:
         yield made
+
+
+@pytest.fixture
+def operations(host: World, monkeypatch: pytest.MonkeyPatch) -> Operations:
+    made = Operations()
+    monkeypatch.setattr(host.core.roots, "_workers", made)
+    monkeypatch.setattr(host.core.roots, "_removers", made)
+    return made

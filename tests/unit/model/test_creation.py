@@ -187,6 +187,8 @@ def refused(maker: Maker, source: str = "dnf:42", name: str = "web") -> MachineE
 
 async def test_what_is_refused(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(maker, name="a_b").problem is Problem.INVALID_ARGS
+    for ending in ("raw", "mstack", "v"):
+        assert f"ends in '.{ending}'" in refused(maker, name=f"web.{ending}").text
     maker.sandbox.image("there")
     assert refused(maker, name="there").problem is Problem.FILE_EXISTS
     assert "inside of it" in refused(maker, f"dir:{maker.sandbox.pool.parent}").text

@@ -98,7 +98,7 @@ class TestStart:
         ("name", "problem", "text"),
         [
             ("my_box", Problem.INVALID_ARGS, "try 'my-box'"),
-            (".host", Problem.INVALID_ARGS, "not valid"),
+            (".host", Problem.INVALID_ARGS, "start --ephemeral .host"),
             ("gone", Problem.NO_SUCH_IMAGE, "No image 'gone' known.*list-images"),
         ],
     )

@@ -6,58 +6,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from machined.linux import mstack
-from machined.linux.locks import holder_conflict
-from machined.model import rootrecord
-from machined.model.errors import MachineError, Problem, ServiceManagerError
-from machined.model.images import Image
-from machined.model.jobs import Result
+from machined.linux.inifile import parse
+from machined.linux.locks import FileLock, holder_conflict
+from machined.model import rootrecord, userranges
+from machined.model.core import SHORT_WORKERS
+from machined.model.errors import MachineError, Problem
+from machined.model.settings.layers import Source, read
 from machined.model.settings.merge import merge
-from machined.model.state import State
-from tests.fakes.systemd import raising
+from tests.fakes.roots import Operations, found, locked, scratch
 from tests.fakes.world import World, turns
 
 DEFAULTS = merge([])
-MOUNT = "machined.linux.layering:mount"
-
-
-class Operations:
-    """Workers that do in this process what they are told, but for mounts, which tests cannot have."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[Any, ...]] = []
-        self.fails: OSError | None = None
-
-    async def run(self, operation: str, *arguments: Any) -> None:
-        self.done.append((operation, *arguments))
-        await asyncio.sleep(0)
-        if operation == MOUNT:
-            if self.fails is not None:
-                raise self.fails
-            os.makedirs(arguments[0])
-            if arguments[4]:
-                mstack.make_writable(arguments[2], arguments[1][0])
-        else:
-            shutil.rmtree(arguments[0])
-
-
-@pytest.fixture
-def operations(host: World, monkeypatch: pytest.MonkeyPatch) -> Operations:
-    made = Operations()
-    monkeypatch.setattr(host.core.roots, "_workers", made)
-    return made
-
-
-def found(host: World, name: str) -> Image:
-    image = host.core.images.find(name)
-    assert image is not None
-    return image
 
 
 def layered(host: World, name: str, base: Path) -> Path:
@@ -65,14 +29,6 @@ def layered(host: World, name: str, base: Path) -> Path:
     mstack.write(str(stack), [str(base)], beside=str(stack))
     mstack.make_writable(str(stack / "rw"), str(base))
     return stack
-
-
-def locked(image: Image, *, by_readers: bool = False) -> bool:
-    return any(holder_conflict(os.fspath(lock), exclusive=by_readers) for lock in image.lock_paths())
-
-
-def scratch(host: World) -> list[str]:
-    return [entry for entry in os.listdir(host.sandbox.pool) if entry.startswith(rootrecord.SCRATCH)]
 
 
 async def test_an_ephemeral_one_shares_its_image(host: World, operations: Operations) -> None:
@@ -95,6 +51,21 @@ async def test_an_ephemeral_one_shares_its_image(host: World, operations: Operat
     assert not scratch(host)
     assert rootrecord.read("one") is rootrecord.read("two") is None
     assert os.listdir(host.sandbox.roots) == []
+
+
+async def test_an_image_that_is_a_link(host: World, operations: Operations, tmp_path: Path) -> None:
+    """A tree is mounted where it is, and is known by both of its paths."""
+    tree = tmp_path / "elsewhere"
+    host.sandbox.image("web").rename(tree)
+    (host.sandbox.pool / "web").symlink_to(tree)
+    image = found(host, "web")
+    root = await host.core.roots.prepare("one", image, True, DEFAULTS)
+    assert root.layers == (str(tree),)
+    assert locked(image, by_readers=True)
+    assert host.core.roots.users_of(image.path) == host.core.roots.users_of(str(tree)) == ["one"]
+    host.core.roots.release("one")
+    await turns()
+    assert not locked(image, by_readers=True)
 
 
 async def test_a_layered_one_is_its_only_user(host: World, operations: Operations) -> None:
@@ -146,37 +117,82 @@ async def test_after_a_restart(host: World, operations: Operations) -> None:
 async def test_records_that_are_none(host: World) -> None:
     host.sandbox.roots.mkdir()
     for name, text in (("a", "{"), ("b", "[]"), ("c", '{"machine": "c"}'), ("bad_name", "{}")):
-        (host.sandbox.roots / f"{name}.json").write_text(text, encoding="ascii")
+        (host.sandbox.roots / f".{name}.json").write_text(text, encoding="ascii")
     assert list(rootrecord.recorded()) == []
 
 
-async def test_a_start_that_pid_1_refuses(host: World, operations: Operations) -> None:
+async def test_records_are_no_machines_roots(host: World, operations: Operations) -> None:
     host.sandbox.image("web")
-    host.systemd.hooks["start_transient"] = raising(ServiceManagerError("org.example.No", "no"))
-    job = await host.core.lifecycle.start("one", "web", ephemeral=True)
-    await job.over.wait()
-    assert job.result is Result.FAILED
-    await turns()
-    assert host.core.roots.get("one") is None
-    assert not scratch(host)
+    image, roots = found(host, "web"), host.core.roots
+    names = ["q", "q.json", "q.new", "q.json.new"]
+    made = [await roots.prepare(name, image, True, DEFAULTS) for name in names]
+    assert [root.directory.is_dir() for root in made] == [True] * 4
+    assert sorted(root.machine for root in rootrecord.recorded()) == sorted(names)
+    assert [rootrecord.read(name) for name in names] == made
 
 
-async def test_the_end_of_the_unit_is_the_end_of_its_root(host: World, operations: Operations) -> None:
+async def test_a_range_is_kept_from_others(host: World, operations: Operations) -> None:
+    """Also from systemd-nspawn, which asks for a lock before it picks one."""
     host.sandbox.image("web")
-    host.boots()
-    job = await host.core.lifecycle.start("one", "web")
-    await job.over.wait()
-    assert job.result is Result.DONE
-    command = host.systemd.transient["machine-one.service"]["ExecStart"][0][1]
-    assert f"--directory={host.sandbox.roots / 'one'}" in command
-    assert "--link-journal=no" in command
-    assert host.core.states.get("one") is State.RUNNING
-    host.systemd.queued.add("machine-one.service")
-    host.ends(host.core.registry.find("one"))
-    await turns(50)
-    assert host.core.roots.get("one") is not None, "it is about to start again"
-    host.systemd.queued.clear()
-    async with asyncio.timeout(5):
-        await host.core.states.wait_until("one", lambda: host.core.roots.get("one") is None)
-    await turns()
-    assert not scratch(host)
+    image, roots = found(host, "web"), host.core.roots
+
+    def held(base: int) -> bool:
+        return holder_conflict(os.fspath(userranges.LOCKS / str(base)))
+
+    one = await roots.prepare("one", image, True, DEFAULTS)
+    assert held(one.base)
+    await roots.close()
+    assert not held(one.base)
+    roots._roots.clear()
+    roots.adopt(lambda name: True)
+    assert held(one.base), "also after a restart"
+    roots.release("one")
+    assert not held(one.base)
+    assert os.listdir(userranges.LOCKS) == []
+
+
+async def test_a_range_that_is_taken_just_now(
+    host: World, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.sandbox.image("web")
+    first = userranges.pick("one", lambda base: False)
+    monkeypatch.setattr(userranges, "_is_locked", lambda base: False)  # when it was asked
+    tries: list[int] = []
+
+    def is_used(base: int) -> bool:
+        tries.append(base)
+        return base in tries[:-1]
+
+    monkeypatch.setattr(host.core.roots, "_is_used", is_used)
+    userranges.LOCKS.mkdir(parents=True)
+    with FileLock.acquire(os.fspath(userranges.LOCKS / str(first))):
+        root = await host.core.roots.prepare("one", found(host, "web"), True, DEFAULTS)
+    assert root.base != first
+    assert tries[0] == first
+
+
+async def test_a_range_that_settings_name_may_be_shared(host: World, operations: Operations) -> None:
+    host.sandbox.image("web")
+    image, roots = found(host, "web"), host.core.roots
+    settings = merge([read(parse(b"[Exec]\nPrivateUsers=131072\n", "web.nspawn"), Source.NSPAWN, 262)])
+    one = await roots.prepare("one", image, True, settings)
+    two = await roots.prepare("two", image, True, settings)
+    assert one.base == two.base == 131072
+
+
+async def test_what_was_written_is_removed_by_workers_of_its_own(host: World) -> None:
+    """Removals take long: nobody who mounts something stands in a queue with them."""
+    assert host.core.roots._removers is host.core.removers
+    assert host.core.roots._removers not in {host.core.roots._workers, host.core.change_workers}
+    doomed = host.sandbox.pool / f"{rootrecord.SCRATCH}one-0123"
+    doomed.mkdir()
+    turns_taken = host.core.change_workers._turns
+    assert turns_taken is not None
+    for _ in range(SHORT_WORKERS):
+        await turns_taken.acquire()
+    host.core.roots.remove([str(doomed)])
+    async with asyncio.timeout(10):
+        await asyncio.gather(*host.core.roots._removals)
+    assert not doomed.exists()
+    for _ in range(SHORT_WORKERS):
+        turns_taken.release()
