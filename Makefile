@@ -4,6 +4,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHON ?= python3
 SUITE ?= trixie
+# Two at a time: tests wait for hosts more than they compute. All tests of one host are one's (tests/conftest.py).
+PARALLEL ?= --numprocesses=2 --dist=loadgroup
 
 # The daemon runs on the distribution's python3, whatever is first in PATH: its python3-systemd belongs to that.
 ifeq ($(origin PYTHON),file)
@@ -41,7 +43,7 @@ host-shell: venv ## a shell in a test host with machined installed (root; SUITE=
 
 test: venv ## all tests: linters, types, unit, bus and, as root, whole hosts (PYTEST_ARGS=…)
 	@scripts/need dbus-daemon:dbus-daemon mkfs.btrfs:btrfs-progs
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
 
 bench: venv ## machined beside the stock daemon of the same test host, timed (root; SUITE=trixie or sid, BENCH_ARGS=…)
 	$(VENV_PYTHON) -m tests.bench --suite $(SUITE) $(BENCH_ARGS)

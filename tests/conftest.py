@@ -47,6 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.asyncio_debug = True
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (pytest-xdist): all tests in the hosts of a suite are one's, so one is booted."""
+    for item in items:
+        suite = getattr(item, "callspec", None) and item.callspec.params.get("suite")  # type: ignore[attr-defined]
+        if suite:
+            item.add_marker(pytest.mark.xdist_group(suite))
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,9 +86,11 @@ class Service:
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("machinectl.control.RUNTIME", os.fspath(tmp_path))
-    return tmp_path
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    # Sockets are in it, whose paths have 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="m-") as directory:
+        monkeypatch.setattr("machinectl.control.RUNTIME", directory)
+        yield Path(directory)
 
 
 @pytest.fixture
