@@ -13,7 +13,7 @@ HOST_PACKAGES = (
     "libnss-systemd", "libpam-systemd", "udev", "kmod", "dbus", "polkitd", "login", "passwd", "util-linux",
     "procps", "less", "iproute2", "iputils-ping", "nftables", "btrfs-progs", "e2fsprogs", "gpg", "gpgv",
     "tar", "bzip2", "xz-utils", "zstd", "make", "python3", "python3-venv", "python3-pip", "python3-systemd",
-    "mmdebstrap", "debootstrap",
+    "mmdebstrap", "debootstrap", "dnsmasq-base",
 )  # fmt: skip
 
 GUEST_PACKAGES = (
