@@ -7,7 +7,7 @@ those.
 
 from __future__ import annotations
 
-from . import signals
+from . import limits, signals
 from .errors import CommandError
 from .helptext import options_of
 from .table import OPTIONS, VERBS, Option
@@ -19,6 +19,7 @@ _NAMES = 'machinectl {} --no-legend --no-pager 2>/dev/null | while read -r name 
 _ASK = {
     "machines": _NAMES.format("list --all"),
     "images": _NAMES.format("list-images"),
+    "limits": f"__machinectl_words images; printf '%s\\n' {' '.join(f'{name}=' for name in limits.USUAL)}",
     "users": 'for name in $(__machinectl_words machines); do echo "$name"; echo "root@$name"; done',
 }
 

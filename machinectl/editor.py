@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+from collections.abc import Callable
 
 from .errors import CommandError
 from .output import message
@@ -15,22 +16,41 @@ KNOWN = ("editor", "nano", "vim", "vi")
 _NOT_FOUND = (FileNotFoundError, PermissionError, NotADirectoryError)
 
 
-def edit_files(targets: list[tuple[str, str]]) -> None:
+Check = Callable[[list[tuple[str, bytes]]], bool]
+"""Called with (file to write, what is to be in it) of all that have changed: whether they may be written.
+False: the editor is to be opened again. Raises CommandError when nothing is to be written."""
+
+
+def edit_files(targets: list[tuple[str, str]], check: Check | None = None) -> None:
     """Edit (file to write, file to begin with or "" for itself), all in one run of the editor.
 
-    A copy that is left empty or as it was changes nothing. Raises CommandError.
+    A copy that is left empty or as it was changes nothing. All are written, or none. Raises CommandError.
     """
     copies: list[tuple[str, str, bytes]] = []
     try:
         for path, source in targets:
             copies.append(_copy(path, source or path))
         _run([copy for copy, _, _ in copies])
+        while check is not None and not check(_changed(copies)):
+            _run([copy for copy, _, _ in copies])
         for copy, path, before in copies:
             _install(copy, path, before)
     finally:
         for copy, _, _ in copies:
             if os.path.lexists(copy):
                 os.unlink(copy)
+
+
+def _changed(copies: list[tuple[str, str, bytes]]) -> list[tuple[str, bytes]]:
+    found = []
+    for copy, path, before in copies:
+        try:
+            content = _read(copy)
+        except OSError as error:
+            raise CommandError(f"Failed to read '{copy}': {error.strerror}") from error
+        if content.strip() and content != before:
+            found.append((path, content))
+    return found
 
 
 def commands() -> list[list[str]]:

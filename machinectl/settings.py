@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`cat` and `edit`: the settings files of containers, systemd.nspawn(5)."""
+"""`cat` and `edit`: the settings files of containers, systemd.nspawn(5), and our own, NAME.conf."""
 
 from __future__ import annotations
 
 import os
 import sys
 
+from . import names
 from .context import Context
 from .errors import CommandError
 from .output import message
@@ -14,6 +15,9 @@ from .pager import paging
 SUFFIX = ".nspawn"
 ADMIN = "/etc/systemd/nspawn"
 IMAGES = "/var/lib/machines"
+OWN = "/etc/machined/machines"
+PROFILES = "/etc/machined/profiles"
+_OWN_SUFFIX = ".conf"
 DIRECTORIES = (ADMIN, "/run/systemd/nspawn", IMAGES)
 _PATH_MAX = 4096
 _NAME_MAX = 255
@@ -25,7 +29,7 @@ def cat(context: Context, arguments: list[str]) -> int:
     status = 0
     with paging(context.options):
         for name in arguments:
-            path = _explicit(name) or find(file_name(name))
+            path = _explicit(name) or _own(context, name) or find(file_name(name))
             if not path:
                 message(f"No settings file found for machine '{name}'.")
                 status = 1
@@ -39,11 +43,28 @@ def edit(context: Context, arguments: list[str]) -> int:
     if not (os.isatty(1) and os.isatty(2)):
         raise CommandError("Cannot edit machine settings if not on a tty.")
     _check(context, "Edit")
-    targets = list(dict.fromkeys(map(_target, arguments)))
+    targets = list(dict.fromkeys(_target(context, name) for name in arguments))
     from .editor import edit_files
+    from .proofread import Proofreader
 
-    edit_files(targets)
+    edit_files(targets, Proofreader(context, kind_of).check)
     return 0
+
+
+def kind_of(path: str) -> tuple[str, str]:
+    """What the manager calls such a file, and the name it has there; "" for what it does not know."""
+    directory, _, file = path.rpartition("/")
+    stem = file.removesuffix(_OWN_SUFFIX)
+    if file.endswith(SUFFIX):
+        return "nspawn", file.removesuffix(SUFFIX)
+    if not file.endswith(_OWN_SUFFIX) or not stem:
+        return "", ""
+    if directory in (OWN, PROFILES):
+        return ("machine" if directory == OWN else "profile"), stem
+    parent, _, machine = directory.rpartition("/")
+    if parent == OWN and machine.endswith(f"{_OWN_SUFFIX}.d"):
+        return "drop-in", f"{machine.removesuffix(f'{_OWN_SUFFIX}.d')}/{file}"
+    return "", ""
 
 
 def file_name(name: str) -> str:
@@ -78,9 +99,21 @@ def _explicit(name: str) -> str:
     return name
 
 
-def _target(name: str) -> tuple[str, str]:
+def _own(context: Context, name: str) -> str:
+    """Our own file of a machine where that is meant, else "". Raises CommandError."""
+    if context.options.own:
+        names.check(name)
+        return f"{OWN}/{name}{_OWN_SUFFIX}"
+    stem = name.removesuffix(_OWN_SUFFIX)
+    # A machine may be called so as well.
+    if stem == name or not names.is_valid(stem) or find(file_name(name)):
+        return ""
+    return f"{OWN}/{name}"
+
+
+def _target(context: Context, name: str) -> tuple[str, str]:
     """(the file to write, the file to begin with or ""). Raises CommandError."""
-    if path := _explicit(name):
+    if path := _explicit(name) or _own(context, name):
         return path, ""
     file = file_name(name)
     path = find(file)

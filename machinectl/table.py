@@ -73,7 +73,7 @@ VERBS = (
     Verb("show", "[NAME…]", 0, ANY, "Show properties of one or more VMs/containers, or of the manager",
          "show:show", options="property value all no-pager", complete="machines"),
     Verb("start", "NAME…", 1, ANY, "Start container as a service", "power:start",
-         options="ephemeral as no-block timeout runner quiet", complete="images"),
+         options="ephemeral as set no-block timeout runner quiet", complete="images"),
     Verb("terminate", "NAME…", 1, ANY, "Terminate one or more VMs/containers", "power:terminate",
          complete="machines"),
     Verb("reboot", "NAME…", 1, ANY, "Reboot one or more machines", "power:reboot", aliases=("restart",),
@@ -97,6 +97,16 @@ VERBS = (
          options="now no-block timeout runner quiet", complete="images"),
     Verb("wait", "NAME…", 1, ANY, "Wait until machines run, or are in another state", "wait:wait",
          options="for timeout quiet", complete="images"),
+    Verb("set-property", "NAME PROPERTY=VALUE…", 2, ANY, "Set limits of a machine, at once and for good",
+         "properties:set_property", options="runtime quiet", complete="limits"),
+    Verb("publish", "NAME PORT…", 2, ANY, "Have ports of the host lead to a machine ('tcp:8080:80')",
+         "ports:publish", options="quiet", complete="machines"),
+    Verb("unpublish", "NAME PORT…", 2, ANY, "Take published ports back", "ports:unpublish",
+         complete="machines"),
+    Verb("ports", "[NAME…]", 0, ANY, "List published ports", "ports:ports",
+         options="full output no-legend no-pager json", complete="machines"),
+    Verb("network", "", 0, 0, "Show the managed network, and what is in its way", "ports:network",
+         options="output json"),
     Verb("copy-to", "NAME PATH [PATH]", 2, 3, "Copy files from the host to a container", "files:copy_to",
          options="force", complete="machines"),
     Verb("copy-from", "NAME PATH [PATH]", 2, 3, "Copy files from a container to the host",
@@ -114,9 +124,9 @@ VERBS = (
     Verb("show-image", "[NAME…]", 0, ANY, "Show properties of one or more images, or of the manager",
          "image_status:show_image", group="Image", options="property value all no-pager", complete="images"),
     Verb("edit", "NAME|FILE…", 1, ANY, "Edit settings of one or more containers", "settings:edit",
-         group="Image", complete="images"),
+         group="Image", options="own", complete="images"),
     Verb("cat", "NAME|FILE…", 1, ANY, "Show settings of one or more containers", "settings:cat",
-         group="Image", options="no-pager", complete="images"),
+         group="Image", options="own no-pager", complete="images"),
     Verb("clone", "NAME NAME", 2, 2, "Clone an image", "images:clone", group="Image",
          options="read-only copy layer quiet", complete="images"),
     Verb("flatten", "NAME…", 1, ANY, "Make plain trees of layered images", "images:flatten", group="Image",
@@ -139,6 +149,17 @@ VERBS = (
          options="all quiet"),
     Verb("pool", "[status|create|grow BYTES|remove]", 0, 2, "Show the pool of images, or keep it in a file",
          "pool:pool", group="Image", options="size output json quiet", complete="status create grow remove"),
+    Verb("explain", "NAME", 1, 1, "Show settings, where they come from, and what becomes of them",
+         "explain:explain", group="Settings", options="set ephemeral as full output no-legend no-pager json",
+         complete="images"),
+    Verb("check", "[NAME…]", 0, ANY, "Check the settings of machines, of all without a name",
+         "explain:check", group="Settings", options="output json", complete="images"),
+    Verb("set", "NAME [SECTION.]KEY=VALUE…", 2, ANY, "Change settings for the starts to come",
+         "configure:set_settings", group="Settings", options="runtime quiet", complete="images"),
+    Verb("apply", "", 0, 0, "Have machines as a document in TOML or JSON says", "configure:apply",
+         group="Settings", options="file dry-run diff force quiet output json"),
+    Verb("profiles", "", 0, 0, "Show the profiles that settings may name", "explain:profiles",
+         group="Settings", options="full output no-legend no-pager json"),
     Verb("pull-tar", "URL [NAME]", 1, 2, "Download a TAR container image", "transfers:pull",
          group="Transfer", options="verify force read-only quiet output json"),
     Verb("pull-raw", "URL [NAME]", 1, 2, "Download a RAW container or VM image", "transfers:pull",
@@ -190,6 +211,7 @@ OPTIONS = (
     Option("uid", "", "USER", "uid", "Specify user ID to invoke shell as"),
     Option("setenv", "E", "VAR[=VALUE]", "setenv", "Add an environment variable for shell",
            parse=values.assignment),
+    Option("runtime", "", "", "runtime", "Change it until the host goes down only", own=True),
     Option("read-only", "", "", "read_only", "Create read-only bind mount, clone or image"),
     Option("copy", "", "", "clone_mode", "Clone by copying everything", const="copy", own=True),
     Option("layer", "", "", "clone_mode", "Clone as a layer over the image", const="layer", own=True),
@@ -230,6 +252,11 @@ OPTIONS = (
     Option("locale", "", "LOCALE", "locale", "Its language (de_DE.UTF-8)", own=True),
     Option("timezone", "", "ZONE", "timezone", "Its time zone (Europe/Berlin)", own=True),
     Option("ssh-key", "", "FILE", "ssh_key", "Public keys that root may log in with over SSH", own=True),
+    Option("set", "", "KEY=VALUE", "settings", "A setting that holds until the machine's end", own=True),
+    Option("own", "", "", "own", "Machined's own file of the machine, NAME.conf", own=True),
+    Option("file", "f", "FILE", "file", "The document, '-' is stdin", own=True),
+    Option("dry-run", "", "", "dry_run", "Change nothing, tell what would be", own=True),
+    Option("diff", "", "", "diff", "Show what of the files changes", own=True),
     Option("completion", "", "SHELL", "completion", ""),
 )  # fmt: skip
 
@@ -256,6 +283,7 @@ class Options:
     max_addresses = 1
     output = "short"
     read_only = False
+    runtime = False
     clone_mode = "auto"
     purge = False
     ephemeral = False
@@ -269,6 +297,10 @@ class Options:
     locale = ""
     timezone = ""
     ssh_key = ""
+    own = False
+    file = ""
+    dry_run = False
+    diff = False
     mkdir = False
     force = False
     runner = "nspawn"
@@ -285,6 +317,7 @@ class Options:
         self.properties: list[str] = []
         self.setenv: list[str] = []
         self.names: list[str] = []
+        self.settings: list[str] = []
 
     @property
     def json(self) -> bool:

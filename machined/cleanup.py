@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from machined.model import leftovers, rootrecord
 from machined.model.images import Images
 from machined.model.names import is_machine_name
+
+# As machined.model.network.store has it.
+NETWORKS = Path("/run/machined/network")
 
 
 def _runs_again(name: str) -> bool:
@@ -29,6 +33,14 @@ def _runs_again(name: str) -> bool:
     return any("restart" in line.split()[2:3] for line in jobs.stdout.splitlines())
 
 
+def _take_network_away(name: str) -> None:
+    from machined.model.network import host
+
+    units = host.take_away(name)
+    if units:
+        subprocess.run(["systemctl", "stop", *units], check=False, capture_output=True)
+
+
 def main() -> int:
     """cleanup NAME. Exit status 0, 1 when something could not be removed, 2 for a bad call."""
     if len(sys.argv) != 2 or not is_machine_name(sys.argv[1]):
@@ -37,9 +49,12 @@ def main() -> int:
     name = sys.argv[1]
     try:
         leftovers.remove(name, Images().find(name))
-        if rootrecord.read(name) is not None and not _runs_again(name):
+        has_network = (NETWORKS / f"{name}.machine").exists()
+        if (rootrecord.read(name) is not None or has_network) and not _runs_again(name):
             for path in rootrecord.take_away(name):
                 subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
+            if has_network:
+                _take_network_away(name)
     except OSError as error:
         print(f"Cannot clean up after machine '{name}': {error}", file=sys.stderr)
         return 1

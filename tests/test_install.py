@@ -323,4 +323,5 @@ def test_policies_are_well_formed() -> None:
             assert defaults == ["auth_admin", "auth_admin", "auth_admin_keep"]
     verbs = {(action.get("id") or "").removeprefix("org.machined1.") for action in polkit.iter("action")}
     machines = {f"{verb}-machine" for verb in ("start", "stop", "reboot", "enable", "disable", "wait")}
-    assert verbs == machines | {"manage-images", "create-image"}
+    settings = {"inspect-settings", "configure-machine", "set-machine-property", "publish-port"}
+    assert verbs == machines | settings | {"manage-images", "create-image"}

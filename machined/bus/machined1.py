@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from machined import __version__
-from machined.bus import create_verbs, image_verbs, pool_verbs, verbs
+from machined.bus import (
+    create_verbs,
+    image_verbs,
+    network_verbs,
+    pool_verbs,
+    property_verbs,
+    settings_verbs,
+    verbs,
+)
 from machined.bus.call import Call
 from machined.bus.names import job_path
 from machined.bus.vtable import Emits, Interface, method, prop, signal
@@ -60,7 +68,8 @@ MANAGER: Final = Interface(
             doc=(
                 "Boot the image of this name; the job ends when its unit is up. Starting a machine "
                 "that runs is no error. Options: `ephemeral` b (what it writes goes with it), `image` s "
-                "(boot that one instead, which implies ephemeral)."
+                "(boot that one instead, which implies ephemeral), `settings` as ([Section.]Key=value, "
+                "which hold until its end)."
             ),
         ),
         method(
@@ -148,6 +157,9 @@ MANAGER: Final = Interface(
         *image_verbs.ROWS,
         *pool_verbs.ROWS,
         *create_verbs.ROWS,
+        *settings_verbs.ROWS,
+        *property_verbs.ROWS,
+        *network_verbs.ROWS,
     ),
     extra=True,
 )

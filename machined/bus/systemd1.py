@@ -190,12 +190,21 @@ class Systemd1:
         await self._call("KillUnitSubgroup", "sssi", name, "cgroup", f"/{subgroup.strip('/')}", signo)
 
     async def start_transient(
-        self, name: str, properties: Sequence[UnitProperty], fds: Sequence[int] = ()
+        self,
+        name: str,
+        properties: Sequence[UnitProperty],
+        fds: Sequence[int] = (),
+        aux: Sequence[tuple[str, Sequence[UnitProperty]]] = (),
     ) -> str:
+        more = [[unit, _rows(its)] for unit, its in aux]
+        body = name, "fail", _rows(properties), more
+        return str((await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", *body, fds=fds))[0])
+
+    async def set_unit_properties(
+        self, name: str, properties: Sequence[UnitProperty], *, runtime: bool
+    ) -> None:
         rows = [[p.name, Variant(p.type, p.value)] for p in properties]
-        return str(
-            (await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", rows, [], fds=fds))[0]
-        )
+        await self._call("SetUnitProperties", "sba(sv)", name, runtime, rows)
 
     async def unref_unit(self, name: str) -> None:
         await self._call("UnrefUnit", "s", name)
@@ -274,3 +283,7 @@ def updated(unit: Unit, changed: dict[str, Any]) -> Unit:
         status_text=changed.get("StatusText", unit.status_text),
         exit_status=changed.get("ExecMainStatus", unit.exit_status),
     )
+
+
+def _rows(properties: Sequence[UnitProperty]) -> list[list[Any]]:
+    return [[p.name, Variant(p.type, p.value)] for p in properties]

@@ -59,6 +59,9 @@ async def start(call: Call, core: Core, name: str, given: Mapping[str, Variant])
     core.lifecycle.image_to_start(name, origin)  # a bad name is said before a password is asked for
     await _authorize(call, name, "start", **({"image": origin} if origin else {}))
     words = values.get("settings", [])
+    if words:
+        # They may have any directory of the host mounted: much more than to start what is set up already.
+        await call.authorize(f"{ACTION}configure-machine", {"machine": name, "verb": "start"})
     if len(words) > MAX_SETTINGS:
         raise invalid(f"No more than {MAX_SETTINGS} settings at a time; write them to a file.")
     job = await core.lifecycle.start(name, origin, ephemeral=values.get("ephemeral", False), words=words)

@@ -97,6 +97,13 @@ def _mount() -> str:
     raise OSError(errno.ENODATA, "the unified cgroup hierarchy is not mounted")
 
 
+def unit_group(path: str) -> str:
+    """The directory of the group of the unit that owns this group."""
+    _, below = _split(path)
+    top = path.strip("/").removesuffix(below).rstrip("/") if below else path.strip("/")
+    return f"{_mount()}{_root()}/{top}"
+
+
 def processes(path: str) -> list[int]:
     """The numbers of all processes in the group and those below it, sorted; none if the group is gone."""
     pids: set[int] = set()

@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from machined.linux.fds import OwnedFd
+
 LINE_MAX: Final = 1024 * 1024
 """Bytes of a line; a longer one makes the whole file invalid, as with systemd."""
 FILE_MAX: Final = 4 * 1024 * 1024
 """Bytes of a file."""
+_NULL: Final = os.makedev(1, 3)
 _BOM: Final = b"\xef\xbb\xbf"
 # A line ends at each of these, a pair of two different ones counts as one end.
 _ENDS: Final = re.compile(rb"\r\n|\n\r|\r|\n|\0")
@@ -79,10 +82,14 @@ def read(path: str | os.PathLike[str], *, shown: str = "") -> Document | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
         return None
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    with OwnedFd(fd):
+        status = os.fstat(fd)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL:
+            return Document(shown)  # a link to /dev/null: a file that is to say nothing (systemd.unit(5))
+        if not stat.S_ISREG(status.st_mode):
             raise InvalidFileError(f"{shown}: not a regular file.")
-        data = file.read(FILE_MAX + 1)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(FILE_MAX + 1)
     return parse(data, shown)
 
 
@@ -94,6 +101,16 @@ def parse(data: bytes, path: str) -> Document:
     for number, line in _lines(data.removeprefix(_BOM), path):
         reader.line(line, Place(path, number))
     return Document(path, tuple(reader.assignments), tuple(reader.complaints), tuple(reader.sections))
+
+
+def physical_lines(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Each line as it stands and its end, which the last one may not have; together they are the file."""
+    lines: list[tuple[bytes, bytes]] = []
+    start = 0
+    for end in _ENDS.finditer(data):
+        lines.append((data[start : end.start()], end[0]))
+        start = end.end()
+    return [*lines, (data[start:], b"")] if start < len(data) else lines
 
 
 def _lines(data: bytes, path: str) -> Iterator[tuple[int, bytes]]:

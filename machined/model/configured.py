@@ -44,12 +44,12 @@ def check(name: str, errors: Sequence[Finding]) -> None:
     )
 
 
-def tree_elsewhere(name: str, version: int) -> Image | None:
+def tree_elsewhere(name: str, version: int, words: Sequence[str] = ()) -> Image | None:
     """What the settings of a machine name as its tree or disk image, None where they do not.
 
     Raises MachineError (INVALID_SETTINGS, FILE_NOT_FOUND).
     """
-    effective = sources.load(name, None, version)
+    effective = sources.load(name, None, version, words)
     for key in ("Directory", "Image"):
         values = effective.all("Image", key)
         if values:

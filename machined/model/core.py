@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from machined.model.jobs import Jobs
 from machined.model.lifecycle import Lifecycle
 from machined.model.machine import Machine
 from machined.model.names import is_machine_name
+from machined.model.network.manager import Networks
 from machined.model.pool import Pool
 from machined.model.poolservice import PoolService
 from machined.model.ports import GuestConnector, ServiceManager, Unit
@@ -33,6 +35,7 @@ from machined.model.registrar import Registrar
 from machined.model.registry import Registry
 from machined.model.rootrecord import Root
 from machined.model.roots import Roots
+from machined.model.setproperty import SetProperty
 from machined.model.state import States, machine_of_unit, unit_of_machine
 from machined.model.statefile import DIRECTORY, StateDirectory
 from machined.model.sweeping import Sweeping
@@ -42,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # So many short operations on files of each kind, reading and changing, at a time; more wait.
 SHORT_WORKERS: Final = 8
+# So many removals of what machines wrote that leave nothing behind at a time: each may take minutes.
+REMOVERS: Final = 4
 # Attempts at an answer of PID 1 that no event overtakes.
 LOOKS: Final = 5
 # Units asked for at the same time, with up to six questions each: dbus-daemon allows 128 pending replies.
@@ -70,6 +75,7 @@ class Core:
         # What only reads, which anybody may ask for: whoever changes something does not stand in that queue.
         self.read_workers = Workers(SHORT_WORKERS, wait=True)
         self.change_workers = Workers(SHORT_WORKERS, wait=True)
+        self.removers = Workers(REMOVERS, wait=True)
         self.image_ops = ImageOps(self.images, self.long_workers, self.change_workers, systemd.version)
         self.records = StateDirectory(state_directory, systemd.version)
         self.registrar = Registrar(self.registry, systemd, self.records)
@@ -87,9 +93,19 @@ class Core:
         self.image_ops.make_room = self.pool_file.make_room
         self.pool = Pool(self.images, self.image_ops, self.change_workers, self.pool_file, self.sweeping)
         self.idmaps = IdMaps(self.registry)
-        self.roots = Roots(self.change_workers, lambda user: self.idmaps.inside(Kind.USER, user) is not None)
+        self.roots = Roots(
+            self.change_workers,
+            self.removers,
+            lambda user: self.idmaps.inside(Kind.USER, user) is not None,
+        )
+        self.networks = Networks(systemd)
+        self.registrar.on_registered = self.networks.attach
         self.lifecycle = Lifecycle(
-            self.registry, self.images, self.states, self.jobs, systemd, self.registrar, self.roots, cleanup
+            self.registry, self.images, self.states, self.jobs, systemd, self.registrar, self.roots, cleanup,
+            self.release, self.networks,
+        )  # fmt: skip
+        self.set_property = SetProperty(
+            self.registry, self.states, self.jobs, systemd, self.lifecycle.image_to_start
         )
         self.guests = Guests(self.registry)
         self.files = FileTransfer(self.registry, self.guests, systemd.version)
@@ -131,6 +147,7 @@ class Core:
             log.warning("PID 1 does not list the units of machines, ignoring: %s", error)
         else:
             self.roots.adopt(self._unit_is_up)
+            self.networks.adopt(self._unit_is_up)
         return [machine for machine in self.registry if not machine.is_host()]
 
     def _unit_is_up(self, name: str) -> bool:
@@ -232,24 +249,40 @@ class Core:
             leftovers.remove(name, self.images.find(name))
         except OSError as error:
             log.warning("Cannot clean up after machine '%s', ignoring: %s", name, error)
+        self.release(name)
+
+    def release(self, name: str) -> None:
+        """Take back what a machine had of us, as soon as PID 1 says that nothing of it runs."""
         if (root := self.roots.get(name)) is not None:
             self._spawn(self._release(root))
+        if self.networks.holds(name):
+            self._spawn(self._release_network(name, self.networks.run(name)))
 
     async def _release(self, root: Root) -> None:
-        """Take the root of a machine away, unless its unit is only being restarted."""
-        name = unit_of_machine(root.machine)
-        for pause in ASK_AGAIN:
-            try:
-                if (await self.systemd.unit(name)).is_up:
-                    return
-                if not await self.systemd.has_job(name):
-                    break
-            except ServiceManagerError as error:
-                log.debug("PID 1 does not tell whether machine '%s' is over: %s", root.machine, error)
-            await asyncio.sleep(pause)
-        if self.roots.get(root.machine) is root:
+        if await self._is_over(root.machine, lambda: self.roots.get(root.machine) is root):
             self.roots.release(root.machine)
             self.states.refresh(root.machine)
+
+    async def _release_network(self, machine: str, run: int) -> None:
+        if await self._is_over(machine, lambda: self.networks.run(machine) == run):
+            await self.networks.release(machine, run)
+            self.states.refresh(machine)
+
+    async def _is_over(self, machine: str, concerns: Callable[[], bool]) -> bool:
+        """Whether a machine is over, waiting for PID 1 to say so; False when that is not ours any more."""
+        name = unit_of_machine(machine)
+        pauses = chain(ASK_AGAIN, repeat(ASK_AGAIN[-1]))
+        while concerns():
+            try:
+                if (await self.systemd.unit(name)).is_up:
+                    return False  # its end will be an event of its own
+                waits = await self.systemd.has_job(name) or self.states.record(machine).starting
+                if not waits:
+                    break
+            except ServiceManagerError as error:
+                log.debug("PID 1 does not tell whether machine '%s' is over: %s", machine, error)
+            await asyncio.sleep(next(pauses))
+        return concerns()
 
     def reloaded(self) -> None:
         """PID 1 has read its units again, or has executed itself anew: events may have been lost."""
@@ -262,10 +295,12 @@ class Core:
         await self.long_workers.close()
         await self.read_workers.close()
         await self.change_workers.close()
+        await self.removers.close()
         await self.jobs.close()
         await self.lifecycle.close()
         await self.pool_file.close()
         await self.roots.close()
+        await self.networks.close()
         for task in self._looks:
             task.cancel()
         await asyncio.gather(*self._looks, return_exceptions=True)

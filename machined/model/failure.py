@@ -14,12 +14,12 @@ TIMEOUT: Final = 3.0
 MAX_LENGTH: Final = 400
 
 
-async def last_words(unit: str, since_usec: int) -> str:
-    """The last line of systemd-nspawn in this unit since then (µs realtime), empty when there is none."""
+async def last_words(unit: str, since_usec: int, *, program: str = "systemd-nspawn") -> str:
+    """The last line of a program in this unit since then (µs realtime), empty when there is none."""
     # What the program wrote as it died may still be on its way into the journal.
     await _output("journalctl", "--sync")
     since = f"--since=@{since_usec / 1e6:.6f}"
-    match = [f"_SYSTEMD_UNIT={unit}", "SYSLOG_IDENTIFIER=systemd-nspawn"]
+    match = [f"_SYSTEMD_UNIT={unit}", f"SYSLOG_IDENTIFIER={program}"]
     output = await _output("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", since, *match)
     line = output.decode(errors="replace").strip()
     return "".join(c if c.isprintable() else " " for c in line)[:MAX_LENGTH].rstrip(".")

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from machined.linux import process
 from machined.model import configured, credentials, leftovers, preflight, unit
@@ -18,10 +19,12 @@ from machined.model.failure import last_words
 from machined.model.images import SEARCH_PATH, Image, Images
 from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
 from machined.model.names import HOST, check_machine_name
+from machined.model.network.manager import Networks
 from machined.model.ports import ServiceManager, UnitProperty
 from machined.model.rebooting import REBOOT_TIMEOUT, Rebooting
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
+from machined.model.rootrecord import Root
 from machined.model.roots import Roots, layers_over
 from machined.model.settings.merge import Effective
 from machined.model.state import State, States, unit_of_machine
@@ -31,7 +34,10 @@ log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Makes jobs out of wishes. `cleanup` is the installed program for ExecStopPost."""
+    """Makes jobs out of wishes. `cleanup` is the installed program for ExecStopPost.
+
+    `release_root` takes away what a machine runs on when that is known to be over.
+    """
 
     def __init__(
         self,
@@ -43,6 +49,8 @@ class Lifecycle:
         registrar: Registrar,
         roots: Roots,
         cleanup: str,
+        release_root: Callable[[str], None],
+        networks: Networks,
     ) -> None:
         self._registry = registry
         self._images = images
@@ -51,17 +59,25 @@ class Lifecycle:
         self._systemd = systemd
         self._roots = roots
         self._cleanup = cleanup
-        self._stopping = Stopping(registry, states, systemd, registrar, roots)
+        self._release_root = release_root
+        self._networks = networks
+        self._stopping = Stopping(registry, states, systemd, registrar, roots, networks)
         self._rebooting = Rebooting(registry, states, systemd, self._stopping)
         self._tasks: set[asyncio.Future[str]] = set()
 
     # -- start ---------------------------------------------------------------------------------------------
 
-    def image_to_start(self, name: str, origin: str = "") -> Image:
-        """The image of a machine that may be started now: that of its name, or `origin`.
+    def image_to_start(self, name: str, origin: str = "", words: Sequence[str] = ()) -> Image:
+        """The image of a machine that may be started now: that of its settings, its name, or `origin`.
 
         Raises MachineError with the reason why not.
         """
+        if name == HOST:
+            raise MachineError(
+                Problem.INVALID_ARGS,
+                "'.host' is this host, which runs. A machine that is made of its tree and keeps nothing is "
+                "started by 'machinectl start --ephemeral .host'.",
+            )
         check_machine_name(name)
         if origin not in {"", name} and self._images.find(name) is not None:
             raise MachineError(
@@ -69,9 +85,8 @@ class Lifecycle:
                 f"Machine '{name}' cannot be made of image '{origin}': there is an image '{name}'. "
                 f"Choose another name.",
             )
-        image = self._images.find(origin or name)
-        if image is None and not origin:
-            image = configured.tree_elsewhere(name, self._systemd.version)
+        elsewhere = configured.tree_elsewhere(name, self._systemd.version, words) if not origin else None
+        image = elsewhere or self._images.find(origin or name)
         if image is None:
             where = ", ".join(str(path) for path in SEARCH_PATH)
             raise MachineError(
@@ -90,7 +105,7 @@ class Lifecycle:
         it is with every machine that is made of an image with another name, `origin`. `words` are settings,
         Key=value, that hold until its end.
         """
-        image = self.image_to_start(name, origin)
+        image = self.image_to_start(name, origin, words)
         settings = configured.settings(name, image, self._systemd.version, words)
         ephemeral = ephemeral or image.name != name or settings.yes("Exec", "Ephemeral")
         running = self._registry.get(name)
@@ -103,8 +118,10 @@ class Lifecycle:
             return await self._job(name, Verb.START, self._already_up)
         if self._jobs.of_machine(name) is None and not self._unit_is_up(name):
             boot = settings.yes("Exec", "Boot")
+            await preflight.let_go(image, self._roots, self._states)
             preflight.check_image(name, image, self._registry, self._roots, ephemeral=ephemeral, boot=boot)
             self._check_base(image, ephemeral)
+            await self._networks.check(name, settings)
         elif ephemeral:
             raise MachineError(
                 Problem.MACHINE_EXISTS, f"A machine '{name}' is running already; choose another name."
@@ -135,13 +152,18 @@ class Lifecycle:
         for path in leftovers.remove(name, self._images.find(name)):
             log.info("Removed '%s', left by a run of machine '%s' that was killed", path, name)
         began = process.now_usec()[0]
-        source = await self._source(name, image, ephemeral, settings)
-        properties = unit.properties(name, self._systemd.version, self._cleanup, source, settings)
+        prepared = await self._networks.prepare(name, image, settings)
         try:
-            result = await self._start_unit(name, properties)
-        except ServiceManagerError:
+            source = await self._source(name, image, ephemeral, prepared.settings)
+            source = replace(source, options=(*source.options, *prepared.options))
+            properties = unit.properties(
+                name, self._systemd.version, self._cleanup, source, prepared.settings
+            )
+        except BaseException:
             self._roots.release(name)
+            await self._networks.release(name)
             raise
+        result = await self._start_unit(name, properties)
         if result == "done":
             return ""
         self._states.run_failed(name, result)
@@ -153,21 +175,43 @@ class Lifecycle:
             f"See 'journalctl -u {unit_name}'.",
         )
 
+    async def plan(
+        self, name: str, image: Image, settings: Effective, *, ephemeral: bool = False
+    ) -> list[UnitProperty]:
+        """What a start would tell PID 1 now. Raises MachineError."""
+        ephemeral = ephemeral or image.name != name or settings.yes("Exec", "Ephemeral")
+        prepared = await self._networks.plan(name, image, settings)
+        root = None
+        if Roots.needs(image, ephemeral):
+            root = self._roots.plan(name, image, ephemeral, prepared.settings)
+        source = self._source_of(name, image, ephemeral, root)
+        source = replace(source, options=(*source.options, *prepared.options))
+        return unit.properties(name, self._systemd.version, self._cleanup, source, prepared.settings)
+
     async def _source(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> unit.Source:
-        """What systemd-nspawn is told to boot. Raises MachineError, OSError."""
-        options = tuple(credentials.options(image.name))
+        """What systemd-nspawn is told to boot, which is there from now on. Raises MachineError, OSError."""
+        root = None
         if Roots.needs(image, ephemeral):
             root = await self._roots.prepare(name, image, ephemeral, settings)
+        return self._source_of(name, image, ephemeral, root)
+
+    def _source_of(self, name: str, image: Image, ephemeral: bool, root: Root | None) -> unit.Source:
+        options = tuple(credentials.options(image.name))
+        if root is not None:
             return unit.Source(
                 os.fspath(root.directory), base=root.base,
                 ephemeral=ephemeral, read_only=root.read_only, options=options,
             )  # fmt: skip
-        if image.name == name and self._images.find(name) is None:
+        if image.name == name and self._is_elsewhere(image):
             return configured.source(image, ephemeral, options)
         if not ephemeral:
             return unit.Source(options=options)
         # systemd-nspawn copies it.
         return unit.Source(image=image.path, ephemeral=True, options=options)
+
+    def _is_elsewhere(self, image: Image) -> bool:
+        found = self._images.find(image.name)
+        return found is None or found.path != image.path
 
     async def _settled(self, name: str) -> bool:
         """Wait while an earlier run is on its way up, down, or through a reboot; whether it is up then.
@@ -207,9 +251,16 @@ class Lifecycle:
     async def _run_job(self, name: str, properties: Sequence[UnitProperty]) -> str:
         try:
             job = await self._start_transient(unit_of_machine(name), properties)
-            return await self._systemd.job_result(job)
+            result = await self._systemd.job_result(job)
+        except ServiceManagerError:
+            self._release_root(name)  # once that is sure: it may have begun nevertheless
+            raise
         finally:
             self._states.start_under_way(name, False)
+        if result != "done" and not self._unit_is_up(name):
+            self._roots.release(name)  # no event tells of the end of what was never up
+            await self._networks.release(name)
+        return result
 
     async def _start_transient(self, unit_name: str, properties: Sequence[UnitProperty]) -> str:
         try:

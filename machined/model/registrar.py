@@ -79,6 +79,8 @@ class Registrar:
         # Set by the collector: looks at one machine at once and takes it out if it is over.
         self.collect: Callable[[Machine], Awaitable[None]] | None = None
         self.on_leader_exit: Callable[[Machine], None] = lambda _: None
+        # What a machine needs before its init runs, which waits for the answer to its registration.
+        self.on_registered: Callable[[Machine], Awaitable[None]] | None = None
 
     # -- coming --------------------------------------------------------------------------------------------
 
@@ -102,6 +104,8 @@ class Registrar:
             raise
         if machine.scope_job:
             await self._wait_for_scope(machine)
+        if self.on_registered is not None:
+            await self.on_registered(machine)
         return machine
 
     def _check(self, request: Registration) -> None:

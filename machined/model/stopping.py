@@ -16,6 +16,7 @@ from machined.linux import process
 from machined.model.errors import ServiceManagerError
 from machined.model.jobs import JobTimeoutError
 from machined.model.machine import Machine
+from machined.model.network.manager import Networks
 from machined.model.ports import ServiceManager
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
@@ -71,12 +72,14 @@ class Stopping:
         systemd: ServiceManager,
         registrar: Registrar,
         roots: Roots,
+        networks: Networks,
     ) -> None:
         self._registry = registry
         self._registrar = registrar
         self._states = states
         self._systemd = systemd
         self._roots = roots
+        self._networks = networks
 
     async def stop(self, name: str, mode: StopMode, limits: StopLimits) -> str:
         """The work of a job: returns a remark when a later stage was needed. Raises JobTimeoutError."""
@@ -188,7 +191,7 @@ class Stopping:
         """
         if self._registry.get(name) is not None or self._states.record(name).starting:
             return False
-        if self._roots.get(name) is not None:
+        if self._roots.get(name) is not None or self._networks.holds(name):
             return False
         return not unit_name or not self.is_up(unit_name)
 

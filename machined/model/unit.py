@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from machined.model.ports import UnitProperty
-from machined.model.settings import command
+from machined.model.settings import command, unit_properties
+from machined.model.settings.managed import is_managed
 from machined.model.settings.merge import Effective, merge
 
 # sysexits of a guest's reboot: nspawn asks its unit to be started again (systemd-nspawn(1), "Exit Status").
@@ -119,14 +120,15 @@ def properties(
 ) -> list[UnitProperty]:
     """The properties of machine-NAME.service on a host with this systemd.
 
-    `more` are properties of its own, which count more than those here. `cleanup` is the program that takes
-    away what a killed nspawn leaves, for versions where nspawn cannot, and the tree that was mounted for the
-    machine.
+    What the settings say of the unit counts more than what is here, and `more` more than that. `cleanup` is
+    the program that takes away what a killed nspawn leaves, for versions where nspawn cannot, and the tree
+    that was mounted for the machine.
     """
     source, settings = source or Source(), settings or merge([])
     nspawn = ["systemd-nspawn", "--cleanup", f"--machine={name}"]
     # Its own --cleanup wants to find an image by the name of the machine.
-    stop_post = nspawn if version >= 262 and source.is_by_name else [cleanup, name]
+    ours = not source.is_by_name or is_managed(settings)
+    stop_post = [cleanup, name] if version < 262 or ours else nspawn
     tree = source.directory or source.image or f"/var/lib/machines/{name}"
     environment = command.environment(settings)
     rows = [
@@ -165,8 +167,9 @@ def properties(
         ]
     if environment:
         rows.append(UnitProperty("Environment", "as", environment))
+    more = [*unit_properties.properties(settings), *more]
     said = {row.name for row in more}
-    return [row for row in rows if row.name not in said or row.name == "DeviceAllow"] + list(more)
+    return [row for row in rows if row.name not in said or row.name == "DeviceAllow"] + more
 
 
 def _command(name: str, argv: list[str], *, ignore_failure: bool = False) -> UnitProperty:

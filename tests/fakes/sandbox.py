@@ -18,8 +18,13 @@ from machined.model import (
     lifecycle,
     readiness,
     rootrecord,
+    userranges,
 )
-from machined.model.settings import sources
+from machined.model.network import configuration as network_configuration
+from machined.model.network import draft as network_draft
+from machined.model.network import host as network_host
+from machined.model.network import store as network_store
+from machined.model.settings import sources, unit_dropins
 
 
 @dataclass
@@ -41,9 +46,16 @@ class Sandbox:
         monkeypatch.setattr(leftovers, "RUNTIME", box.runtime)
         monkeypatch.setattr(leftovers, "RECORDS", box.records)
         monkeypatch.setattr(rootrecord, "RUNTIME", box.roots)
+        monkeypatch.setattr(userranges, "LOCKS", box.root / "nspawn-uid")
         monkeypatch.setattr(sources, "NSPAWN", (box.root / "run-nspawn", box.settings))
         monkeypatch.setattr(sources, "CONFIGURATION", box.configuration)
         monkeypatch.setattr(sources, "RUNTIME", box.root / "run-machined")
+        monkeypatch.setattr(unit_dropins, "UNITS", (box.root / "units", box.root / "usr-units"))
+        monkeypatch.setattr(network_configuration, "FILE", box.configuration / "network.conf")
+        monkeypatch.setattr(network_draft, "FILE", box.configuration / "network.conf")
+        monkeypatch.setattr(network_store, "STATE", box.root / "lib-machined")
+        monkeypatch.setattr(network_store, "RUNTIME", box.root / "run-machined/network")
+        monkeypatch.setattr(network_host, "LOCK", box.root / "run-machined/network.lock")
         monkeypatch.setattr(credentials, "DIRECTORY", box.root / "credentials")
         monkeypatch.setattr(images, "LOCKS", box.locks)
         monkeypatch.setattr(image_ops, "_SETTINGS", (box.settings,))

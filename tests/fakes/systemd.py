@@ -120,10 +120,21 @@ class FakeServiceManager:
         await self._called("kill_unit_subgroup", name, subgroup, signo)
 
     async def start_transient(
-        self, name: str, properties: Sequence[UnitProperty], fds: Sequence[int] = ()
+        self,
+        name: str,
+        properties: Sequence[UnitProperty],
+        fds: Sequence[int] = (),
+        aux: Sequence[tuple[str, Sequence[UnitProperty]]] = (),
     ) -> str:
+        for unit, its in aux:
+            self.transient[unit] = {row.name: row.value for row in its}
         self.transient[name] = {row.name: row.value for row in properties}
         return await self._new_job("start_transient", name, tuple(properties), tuple(fds))
+
+    async def set_unit_properties(
+        self, name: str, properties: Sequence[UnitProperty], *, runtime: bool
+    ) -> None:
+        await self._called("set_unit_properties", name, tuple(properties), runtime)
 
     async def unref_unit(self, name: str) -> None:
         await self._called("unref_unit", name)

@@ -55,6 +55,12 @@ class FakeSystemd1:
                 method("KillUnit", "s name, s whom, i signal", "", self._recording("KillUnit")),
                 method("ResetFailedUnit", "s name", "", self._recording("ResetFailedUnit")),
                 method("UnrefUnit", "s name", "", self._recording("UnrefUnit")),
+                method(
+                    "SetUnitProperties",
+                    "s name, b runtime, a(sv) properties",
+                    "",
+                    self._recording("SetUnitProperties"),
+                ),
                 method("Reload", "", "", self._recording("Reload")),
                 method(
                     "StartTransientUnit",

@@ -278,7 +278,7 @@ def test_an_unprivileged_user_is_told_the_same(clients: BothClients) -> None:
 
 @pytest.mark.parametrize(
     ("editor", "settings"),
-    [("sed -i s/yes/maybe/", "[Exec]\nBoot=maybe\n"), ("true", "[Exec]\nBoot=yes\n")],
+    [("sed -i s/yes/true/", "[Exec]\nBoot=true\n"), ("true", "[Exec]\nBoot=yes\n")],
 )
 def test_edit(clients: BothClients, editor: str, settings: str) -> None:
     file = "/etc/systemd/nspawn/one.nspawn"
@@ -292,9 +292,9 @@ def test_edit(clients: BothClients, editor: str, settings: str) -> None:
 
 def test_edit_moves_what_came_with_an_image_to_etc(clients: BothClients) -> None:
     for program in ("/usr/bin/machinectl", "/usr/local/bin/machinectl"):
-        done = on_a_terminal(clients, f"EDITOR='sed -i s/c/d/' {program} edit three fresh")
+        done = on_a_terminal(clients, f"EDITOR='sed -i 1s/c/d/' {program} edit three fresh")
         assert "rc=0" in done, done
-        assert clients.sh("cat /etc/systemd/nspawn/three.nspawn") == "# d\n[Exed]\n"
+        assert clients.sh("cat /etc/systemd/nspawn/three.nspawn") == "# d\n[Exec]\n"
         assert clients.sh("cat /var/lib/machines/three.nspawn") == "# c\n[Exec]\n"
         # Left empty, so not made.
         assert clients.sh("ls -A /etc/systemd/nspawn") == "one.nspawn\nthree.nspawn\n"

@@ -20,7 +20,7 @@ OF_THE_RUN = frozenset(
     ).split()
 )
 # Ours on purpose: the order against our daemon and the bus at shutdown, no failed unit in the way of the
-# next start, the cleaning that 257's nspawn cannot do by itself, and settings that are all on the command line.
+# next start, the cleaning that 257's nspawn cannot do by itself, and all settings on the command line.
 OURS = {"After", "CollectMode", "ExecStart", "ExecStartEx", "ExecStopPost", "ExecStopPostEx"}
 
 

@@ -33,8 +33,47 @@ def leader(machine: VirtualMachine) -> str:
     return machine.check(f"machinectl show {GUEST} --property=Leader --value").strip()
 
 
+LIMITS = {
+    "memory.max": str(200 * 1024**2),
+    "memory.swap.max": "0",
+    "cpu.max": "20000 100000",
+    "pids.max": "900",
+}
+
+
+def in_group(machine: VirtualMachine, file: str) -> str:
+    group = machine.check(f"systemctl show {GUEST_UNIT} --property=ControlGroup --value").strip()
+    return machine.check(f"cat /sys/fs/cgroup{group}/{file}").strip()
+
+
+def counted(machine: VirtualMachine, file: str, key: str) -> int:
+    return int(dict(line.split() for line in in_group(machine, file).splitlines())[key])
+
+
+def check_limits(machine: VirtualMachine) -> None:
+    """Limits of a machine that runs are the kernel's at once, which enforces them."""
+    run = f"systemd-run --quiet --pipe --wait -M {GUEST} sh -c"
+    machine.check(f"machinectl set-property {GUEST} MemoryMax=200M MemorySwapMax=0 TasksMax=900")
+    killed = counted(machine, "memory.events", "oom_kill")
+    # (What tail keeps is more than there may be.)
+    machine.run(f"{run} 'head -c 400M /dev/zero | tail -c 400M | wc -c'", PATIENCE * 3)
+    assert counted(machine, "memory.events", "oom_kill") > killed
+    # The machine goes on without that process.
+    machine.check(f"machinectl set-property {GUEST} CPUQuota=20%")
+    assert {file: in_group(machine, file) for file in LIMITS} == LIMITS
+    throttled = counted(machine, "cpu.stat", "nr_throttled")
+    count = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $i"
+    assert machine.check(f"{run} '{count}'", PATIENCE * 3).strip() == "20000"
+    assert counted(machine, "cpu.stat", "nr_throttled") > throttled
+    # More for this boot only: starting within these takes its time here.
+    machine.check(f"machinectl set-property --runtime {GUEST} CPUQuota=")
+    assert in_group(machine, "cpu.max") == "max 100000"
+
+
 def test_enabled_machine_lives_with_its_host(machine: VirtualMachine) -> None:
     assert machine.check("command -v machinectl").strip() == "/usr/local/bin/machinectl"
+    # In emulation on a busy machine that may take longer than dbus-daemon waits for a service.
+    machine.check(f"systemctl start {UNIT}", PATIENCE)
     machine.check(f"machinectl enable --now {GUEST} && {WAIT}", PATIENCE * 2)
     assert GUEST in machine.check("machinectl list --no-legend")
     # What namespaces on a shared kernel do not have: the limits of the unit are real.
@@ -44,8 +83,12 @@ def test_enabled_machine_lives_with_its_host(machine: VirtualMachine) -> None:
     machine.check(f"ip link show ve-{GUEST}")
     machine.check(f"systemd-run --quiet --pipe --wait -M {GUEST} sh -c 'echo kept >/root/kept; sync'")
 
+    check_limits(machine)
+    machine.check(f"machinectl set-property {GUEST} CPUQuota=150%")
     machine.reboot()
     machine.check(WAIT, PATIENCE + 10)
+    limits = LIMITS | {"cpu.max": "150000 100000"}
+    assert {file: in_group(machine, file) for file in limits} == limits
     assert machine.check(f"systemctl is-active {GUEST_UNIT} {UNIT}").split() == ["active", "active"]
     assert GUEST in machine.check("machinectl list --no-legend")
     assert GUEST in machine.check("/usr/bin/machinectl list --no-legend")

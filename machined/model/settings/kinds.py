@@ -59,8 +59,11 @@ def boolean(text: str) -> str:
 BOOLEAN: Final = Kind("BOOLEAN", boolean, choices=("yes", "no"))
 
 
-def one_of(*choices: str, booleans: Iterable[str] = (), shown: str = "") -> Kind:
-    """One of these words; those of them in `booleans` may be written in any way a boolean may."""
+def one_of(*choices: str, booleans: Iterable[str] = (), shown: str = "", yes: str = "yes") -> Kind:
+    """One of these words; those of them in `booleans` may be written in any way a boolean may.
+
+    `yes` is the word for true.
+    """
 
     def read(text: str) -> str:
         if text in choices:
@@ -69,6 +72,7 @@ def one_of(*choices: str, booleans: Iterable[str] = (), shown: str = "") -> Kind
             value = boolean(text)
         except ValueError:
             value = ""
+        value = {"yes": yes, "no": "off" if "off" in choices else "no"}.get(value, "")
         if value in booleans:
             return value
         raise ValueError(f"must be one of {', '.join(map(repr, choices))}")

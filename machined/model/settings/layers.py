@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from machined.linux.inifile import Assignment, Document, Place
 from machined.model.settings import table
-from machined.model.settings.setting import Setting, Trust
+from machined.model.settings.setting import Form, Setting, Trust
 
 
 class Source(StrEnum):
@@ -23,6 +23,8 @@ class Source(StrEnum):
     DEFAULT = "default"
     IMAGE = "image"
     """The .nspawn file beside the image."""
+    UNIT = "unit drop-in"
+    """One that was written for the unit of systemd's template."""
     PROFILE = "profile"
     NSPAWN = "nspawn"
     """The .nspawn file in /run or /etc."""
@@ -35,6 +37,11 @@ class Source(StrEnum):
 
     def is_ours(self) -> bool:
         return self in {Source.PROFILE, Source.MACHINE, Source.COMMAND}
+
+    def may_say(self, setting: Setting) -> bool:
+        """Whether this is a place for it at all."""
+        is_of_unit = setting.form is Form.UNIT or setting.name == "Exec.Slice"
+        return self.is_ours() or (is_of_unit if self is Source.UNIT else setting.nspawn_since is not None)
 
 
 class Severity(StrEnum):
@@ -125,7 +132,7 @@ def _line(layer: Layer, said: Assignment, version: int) -> Line | None:
         layer.findings.append(_bad(source, said.place, text + _ignored(source)))
 
     setting = table.find(said.section, said.key)
-    if setting is None or not (source.is_ours() or setting.nspawn_since is not None):
+    if setting is None or not source.may_say(setting):
         bad(_unknown(said, setting))
         return None
     if not setting.is_known_to(version):

@@ -46,7 +46,7 @@ def bind(text: str) -> str:
     if len(parts) > 3 or not text:
         raise ValueError("must be SOURCE[:TARGET[:OPTIONS]]; a colon in a path is written '\\:'")
     result = [_from_either(parts[0])]
-    if not parts[0] and len(parts) < 2:
+    if not parts[0] and (len(parts) < 2 or not parts[1]):
         raise ValueError("needs a target where the source is a new directory")
     if len(parts) > 1:
         result.append(path(parts[1]) if parts[1] else result[0].removeprefix("+"))
@@ -115,7 +115,7 @@ def variable(text: str) -> str:
 
 
 VARIABLE: Final = Kind("NAME[=VALUE]", variable, words=True)
-PARAMETERS: Final = kinds.text("ARGUMENT", words=True)
+PARAMETERS: Final = Kind("ARGUMENT", lambda word: word, words=True)
 
 
 def _credential(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from machined.model.settings import managed
 from machined.model.settings.layers import Finding, Severity
 from machined.model.settings.merge import UPLINKS, Effective, Value
 
@@ -138,4 +139,4 @@ def _tree(e: Effective) -> Iterator[Contradiction]:
         yield signature, "[Image] RootHashSignature= needs the RootHash= that it signs."
 
 
-RULES: Final[tuple[Rule, ...]] = (_payload, _network, _names, _users, _tree)
+RULES: Final[tuple[Rule, ...]] = (_payload, _network, managed.contradictions, _names, _users, _tree)

@@ -205,7 +205,7 @@ ROWS: Final = (
     Setting(
         _SECTION,
         "ResolvConf",
-        kinds.one_of(*_RESOLV, booleans={"off"}, shown="MODE"),
+        kinds.one_of(*_RESOLV, booleans={"off", "auto"}, shown="MODE", yes="auto"),
         "--resolv-conf",
         "What becomes of the tree's /etc/resolv.conf.",
     ),
@@ -219,7 +219,7 @@ ROWS: Final = (
     Setting(
         _SECTION,
         "LinkJournal",
-        kinds.one_of(*_JOURNAL, booleans={"no"}, shown="MODE"),
+        kinds.one_of(*_JOURNAL, booleans={"no", "auto"}, shown="MODE", yes="auto"),
         "--link-journal",
         "Whether the host's journalctl finds the machine's journal.",
         default="try-guest",

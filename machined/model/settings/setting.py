@@ -30,6 +30,8 @@ class Form(StrEnum):
     """--option=the values of a line, for each line."""
     VARIABLE = "variable"
     """In a variable of its environment."""
+    UNIT = "unit"
+    """Not at all: it is a property of the machine's unit."""
     OWN = "own"
     """Not at all: it is ours to do, or said together with another one."""
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Where the settings of a machine are, and all of them read and merged.
 
-In this order, the later ones counting more: what holds by default, NAME.nspawn beside the image, profiles,
+In this order, the later ones counting more: what holds by default, NAME.nspawn beside the image, limits in
+drop-ins for systemd-nspawn@NAME.service, profiles,
 /run/systemd/nspawn/NAME.nspawn and the one in /etc, /etc/machined/machines/NAME.conf with its drop-ins
 NAME.conf.d/*.conf there and in /run, the command line.
 """
@@ -9,14 +10,14 @@ NAME.conf.d/*.conf there and in /run, the command line.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from machined.linux import inifile
 from machined.model.images import Image
-from machined.model.settings import layers, merge, rules
+from machined.model.settings import layers, merge, rules, unit_dropins
 from machined.model.settings.layers import Finding, Layer, Severity, Source
 from machined.model.settings.merge import Effective
 
@@ -27,6 +28,10 @@ CONFIGURATION: Final = Path("/etc/machined")
 RUNTIME: Final = Path("/run/machined")
 DROP_INS_MAX: Final = 256
 PROFILES_MAX: Final = 32
+
+Instead = Mapping[Path, bytes]
+"""What files would say that are about to be written."""
+_AS_THEY_ARE: Final[Instead] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ def drop_in(name: str, file: str, *, runtime: bool = False) -> Path:
     return (RUNTIME if runtime else CONFIGURATION) / "machines" / f"{name}.conf.d" / file
 
 
-def places(name: str, image: Image | None) -> list[Place]:
+def places(name: str, image: Image | None, instead: Instead = _AS_THEY_ARE) -> list[Place]:
     """The files that may say something of a machine, in their order; not all of them are there."""
     found = []
     # A machine that is made of another's image has that one's settings where it has none of its own.
@@ -57,16 +62,16 @@ def places(name: str, image: Image | None) -> list[Place]:
     if image is not None and image.path.startswith("/"):
         found.append(Place(Path(image.path).parent / f"{image.name}.nspawn", Source.IMAGE))
     found += [Place(directory / f"{its}.nspawn", Source.NSPAWN) for directory in NSPAWN]
-    own = name if image is None or image.name == name or _has_own(name) else image.name
+    own = name if image is None or image.name == name or _has_own(name, instead) else image.name
     found.append(Place(machine_file(own), Source.MACHINE))
-    return found + [Place(path, Source.MACHINE) for path in _drop_ins(own)]
+    return found + [Place(path, Source.MACHINE) for path in _drop_ins(own, instead)]
 
 
-def _has_own(name: str) -> bool:
-    return machine_file(name).exists() or bool(_drop_ins(name))
+def _has_own(name: str, instead: Instead) -> bool:
+    return machine_file(name) in instead or machine_file(name).exists() or bool(_drop_ins(name, instead))
 
 
-def _drop_ins(name: str) -> list[Path]:
+def _drop_ins(name: str, instead: Instead) -> list[Path]:
     """By the names of the files; one in /etc is instead of one in /run with its name."""
     found: dict[str, Path] = {}
     for runtime in (True, False):
@@ -74,7 +79,8 @@ def _drop_ins(name: str) -> list[Path]:
         try:
             names = [entry for entry in os.listdir(directory) if entry.endswith(".conf") and entry[0] != "."]
         except (FileNotFoundError, NotADirectoryError):
-            continue
+            names = []
+        names += [path.name for path in instead if path.parent == directory]
         found |= {entry: directory / entry for entry in sorted(names)[:DROP_INS_MAX]}
     return [found[entry] for entry in sorted(found)]
 
@@ -88,27 +94,39 @@ def profile_file(name: str) -> Path | None:
     return None
 
 
-def load(name: str, image: Image | None, version: int, command_line: Iterable[str] = ()) -> Effective:
+def load(
+    name: str,
+    image: Image | None,
+    version: int,
+    command_line: Iterable[str] = (),
+    instead: Instead = _AS_THEY_ARE,
+) -> Effective:
     """What holds for a machine on a host with this systemd, with all that there is to say against it."""
-    read = [_layer(place, version) for place in places(name, image)]
+    read = [_layer(place, version, instead) for place in places(name, image, instead)]
     last = layers.from_command_line(command_line, version)
     wanted = merge.merge([*read, last]).all("Machine", "Profile")
     profiles = list(_profiles([value.text for value in wanted], version))
     beside = [layer for layer in read if layer.source is Source.IMAGE]
     rest = [layer for layer in read if layer.source is not Source.IMAGE]
-    effective = merge.merge([*beside, *profiles, *rest, last])
+    effective = merge.merge([*beside, _of_unit(name, image, version), *profiles, *rest, last])
     effective.findings += rules.check(effective)
     return effective
 
 
-def _layer(place: Place, version: int) -> Layer:
-    return _read(place.path, place.source, version) or Layer(place.source)
+def _of_unit(name: str, image: Image | None, version: int) -> Layer:
+    """What was written for the unit of systemd's template."""
+    its = name if image is None or unit_dropins.has_own(name) else image.name
+    return unit_dropins.layer(its, version)
 
 
-def _read(path: Path, source: Source, version: int) -> Layer | None:
+def _layer(place: Place, version: int, instead: Instead) -> Layer:
+    return _read(place.path, place.source, version, instead) or Layer(place.source)
+
+
+def _read(path: Path, source: Source, version: int, instead: Instead = _AS_THEY_ARE) -> Layer | None:
     """What a file says, None where there is none. One that cannot be read is an error of its own."""
     try:
-        document = inifile.read(path)
+        document = inifile.parse(instead[path], str(path)) if path in instead else inifile.read(path)
     except inifile.InvalidFileError as error:
         return Layer(source, findings=[Finding(Severity.ERROR, None, str(error))])
     except OSError as error:

@@ -15,7 +15,9 @@ from machined.model.settings import (
     section_files,
     section_image,
     section_machine,
+    section_managed,
     section_network,
+    section_service,
 )
 from machined.model.settings.setting import Setting
 
@@ -26,6 +28,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     *section_network.ROWS,
     *section_image.ROWS,
     *section_machine.ROWS,
+    *section_managed.ROWS,
+    *section_service.ROWS,
 )
 SECTIONS: Final = tuple(dict.fromkeys(setting.section for setting in SETTINGS))
 _BY_NAME: Final = {(setting.section, setting.key): setting for setting in SETTINGS}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from machinectl import editor
 from machinectl.errors import CommandError
 
 from .conftest import Client
+from .fakebus import DBUS_ERROR, OURS, Peer
 
 
 @pytest.fixture
@@ -126,3 +128,113 @@ def test_which_editor(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_editor(system: Path, client: Client, terminal: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITOR", "/nonexistent/editor")
     assert client("edit", "one").err.startswith("Cannot edit files, none of these editors can be run: /none")
+
+
+# -- what the manager says of it ---------------------------------------------------------------------------
+
+UNKNOWN = ("warning", "/etc/systemd/nspawn/one.nspawn:2", "no key 'More'.")
+WRONG = ("error", "/etc/machined/machines/web.conf:2", "not valid.")
+
+
+@pytest.fixture
+def own(appending: Path, manager: Peer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Our own files in the folder too, with one that is there."""
+    for name in ("machines", "profiles"):
+        (appending / name).mkdir()
+    monkeypatch.setattr("machinectl.settings.OWN", os.fspath(appending / "machines"))
+    monkeypatch.setattr("machinectl.settings.PROFILES", os.fspath(appending / "profiles"))
+    (appending / "machines/web.conf").write_text("[Exec]\n", encoding="utf-8")
+    return appending
+
+
+def says(manager: Peer, *answers: list[tuple[str, str, str]]) -> None:
+    """The findings about each text in turn."""
+    rest = list(answers)
+    manager.on(OURS, "CheckSettingsText", lambda *_: ("a(sss)", (rest.pop(0),)))
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def test_what_is_good_is_saved(own: Path, manager: Peer, client: Client, terminal: None) -> None:
+    says(manager, [], [], [], [])
+    drop_in = own / "machines/web.conf.d/x.conf"
+    profile = own / "profiles/small.conf"
+    assert client("edit", "one", "web.conf", str(drop_in), str(profile)).status == 0
+    assert [arguments[:2] for _, arguments in manager.calls] == [
+        ("nspawn", "one"), ("machine", "web"), ("drop-in", "web/x.conf"), ("profile", "small"),
+    ]  # fmt: skip
+    assert manager.calls[1][1][2] == "[Exec]\nMore=yes\n"
+    assert (own / "machines/web.conf").read_text() == "[Exec]\nMore=yes\n"
+    assert drop_in.exists()
+    assert client("cat", "web.conf").out.endswith("[Exec]\nMore=yes\n")
+    assert client("cat", "--own", "web") == client("cat", "web.conf")
+
+
+def test_own(own: Path, manager: Peer, client: Client, terminal: None) -> None:
+    says(manager, [], [])
+    assert client("edit", "--own", "new").status == 0
+    assert (own / "machines/new.conf").read_text() == "More=yes\n"
+    assert client("edit", "--own", "../x").status == 1
+    (own / "run/web.conf.nspawn").write_text("[Exec]\n", encoding="utf-8")
+    assert client("edit", "web.conf").status == 0, "a machine may be called so"
+    assert manager.calls[-1][1][:2] == ("nspawn", "web.conf")
+
+
+@pytest.mark.parametrize(
+    ("answer", "saved", "runs"),
+    [("y\n", True, 1), ("n\n", False, 1), ("\n", False, 1), ("", False, 1), ("e\n", True, 2)],
+)
+def test_what_nspawn_would_pass_over_is_asked_about(
+    own: Path, manager: Peer, client: Client, terminal: None, monkeypatch: pytest.MonkeyPatch,
+    answer: str, saved: bool, runs: int,
+) -> None:  # fmt: skip
+    says(manager, [UNKNOWN], [])
+    typed(monkeypatch, answer)
+    told = client("edit", "one")
+    assert told.status == (0 if saved else 1)
+    assert "one.nspawn:2: warning: no key 'More'." in told.err
+    assert "Save anyway?" in told.err
+    assert ("dropped" in told.err) is not saved
+    assert (own / "run/one.nspawn").read_text() == "[Exec]\nBoot=yes" + "More=yes\n" * (runs * saved)
+    assert sorted(os.listdir(own / "run")) == ["one.nspawn"]
+
+
+@pytest.mark.parametrize(("answer", "saved"), [("n\n", False), ("", False), ("\n", True), ("y\n", True)])
+def test_what_is_not_valid_is_not_saved(
+    own: Path, manager: Peer, client: Client, terminal: None, monkeypatch: pytest.MonkeyPatch,
+    answer: str, saved: bool,
+) -> None:  # fmt: skip
+    """Nor is anything else that was edited with it."""
+    says(manager, [WRONG], [], [], [])
+    typed(monkeypatch, answer)
+    told = client("edit", "web.conf", "two")
+    assert told.status == (0 if saved else 1)
+    assert "web.conf:2: error: not valid." in told.err
+    assert "Edit again?" in told.err
+    assert (own / "machines/web.conf").read_text() == "[Exec]\n" + "More=yes\n" * (2 * saved)
+    assert (own / "etc/two.nspawn").exists() is saved
+    assert sorted(os.listdir(own / "machines")) == ["web.conf"]
+
+
+def test_what_is_no_text(
+    own: Path, manager: Peer, client: Client, terminal: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(manager, [])
+    typed(monkeypatch, "")
+    monkeypatch.setenv("EDITOR", script(own / "editor", r'printf "[Exec]\n#\000\n\377\n" >"$1"'))
+    told = client("edit", "web.conf")
+    assert told.status == 1
+    assert "web.conf:3: error: not valid UTF-8." in told.err
+    assert manager.calls[0][1][2] == "[Exec]\n#\n\n\ufffd\n"
+
+
+def test_a_manager_that_cannot_say(own: Path, manager: Peer, client: Client, terminal: None) -> None:
+    """systemd's own, of which nothing is expected, and one that has an error."""
+    told = client("edit", "web.conf", "one")
+    assert (told.status, "checked" in told.err) == (0, False)
+    manager.fail(OURS, "CheckSettingsText", f"{DBUS_ERROR}AccessDenied", "No.")
+    told = client("edit", "web.conf")
+    assert told.status == 0
+    assert "The settings were not checked: No.\n" in told.err

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The reference of all settings, as Markdown, from the table that reads them.
+
+`python3 -m machined.model.settings.reference > docs/settings.md`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from machined.model.settings.setting import OLDEST, Form, Setting, Trust
+from machined.model.settings.table import SECTIONS, SETTINGS
+
+_INTRODUCTION: Final = """\
+# Settings of machines
+
+<!-- Made by `python3 -m machined.model.settings.reference > docs/settings.md`:
+     change the tables, not this file. -->
+
+## Where they are written
+What is said in several places adds up; of two values for one key the later of these counts:
+
+1. what holds by default: a system is booted, users are its own (`PrivateUsers=pick`), there is a link to
+   the host (`VirtualEthernet=yes`), the host's journalctl finds the journal (`LinkJournal=try-guest`);
+2. NAME.nspawn beside the image, of which only what an image may say (below);
+3. profiles: /etc/machined/profiles/PROFILE.conf, chosen by `[Machine] Profile=`;
+4. /run/systemd/nspawn/NAME.nspawn, then /etc/systemd/nspawn/NAME.nspawn, systemd.nspawn(5);
+5. /etc/machined/machines/NAME.conf, then NAME.conf.d/*.conf beside it and in /run/machined/machines, in
+   the order of their names (one in /etc is instead of one in /run with its name);
+6. the command line: `machinectl start NAME --set=Key=value`.
+
+A machine that is made of an image with another name (`start IMAGE --as NAME`) has that image's settings
+unless there are some under its own name.
+
+The syntax is that of systemd.syntax(7). Keys that are *lists* add up, also over several files; an empty
+value forgets what was said before. Of other keys the last value counts, and an empty one is the default.
+
+What systemd-nspawn would pass over in a .nspawn file is passed over, with a warning in the journal. In
+our own files, and on the command line, it is an error, and so is in any file what contradicts something
+else: the machine is not started, and file, line and value are told.
+
+## The network
+There is a link to the host unless something else is said. `Private=no`, `VirtualEthernet=no`,
+`Interface=`, `MACVLAN=`, `IPVLAN=` and `NamespacePath=` are something else, and so is `Private=yes` with
+no other word (the loopback alone); an empty section, a `Port=` or a `VirtualEthernetExtra=` is not. (For
+systemd-nspawn, reading a .nspawn file by itself, any word in [Network] means that there is no link
+unless the file asks for it.)
+
+## All settings
+"trusted": ignored in a file beside an image. "not in .nspawn": in our own files and on the command line
+alone."""
+
+
+def render() -> str:
+    """The page."""
+    return (
+        "\n".join([_INTRODUCTION, *(line for section in SECTIONS for line in _section(section))]).rstrip()
+        + "\n"
+    )
+
+
+def _section(section: str) -> Iterator[str]:
+    yield f"### [{section}]"
+    yield ""
+    yield "| key | value | what it does | |"
+    yield "|---|---|---|---|"
+    for setting in SETTINGS:
+        if setting.section == section:
+            value, text = _escaped(setting.kind.shown), _escaped(setting.help)
+            yield f"| `{setting.key}=` | {value} | {text} | {_notes(setting)} |"
+    yield ""
+
+
+def _notes(setting: Setting) -> str:
+    notes = []
+    if setting.option and setting.form is Form.VARIABLE:
+        notes.append(f"`${setting.option}`")
+    elif setting.option:
+        notes.append(f"`{setting.option}`")
+    if setting.default:
+        notes.append(f"default `{setting.default}`")
+    if setting.many:
+        notes.append("list, of one file" if setting.whole else "list")
+    if setting.trust is Trust.NOTHING:
+        notes.append("trusted")
+    elif setting.trust is Trust.PROHIBITING:
+        notes.append("trusted, but for `~`")
+    if setting.nspawn_since is None:
+        notes.append("not in .nspawn")
+    if setting.since > OLDEST:
+        notes.append(f"since systemd {setting.since}")
+    if setting.until:
+        notes.append(f"before systemd {setting.until}")
+    return ", ".join(notes)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(render(), end="")
