@@ -14,7 +14,7 @@ from machined.bus.call import Call
 from machined.bus.settings_apply import configure, is_running, no_machine, tree_of, write
 from machined.bus.verbs import ACTION, MAX_SETTINGS, options
 from machined.bus.vtable import Row, method
-from machined.model import configured
+from machined.model import configured, hostcheck
 from machined.model.core import Core
 from machined.model.errors import MachineError, invalid
 from machined.model.images import Image
@@ -110,7 +110,10 @@ async def check_all(call: Call, core: Core) -> list[tuple[str, str, str, str]]:
 
 def _check(core: Core, name: str, secrets: bool) -> list[Finding]:
     image, findings = _look(core, name)
-    findings += sources.load(name, image, core.version).findings
+    effective = sources.load(name, image, core.version)
+    findings += effective.findings
+    if core.registry.get(name) is None:  # what a machine that runs has taken is not missing
+        findings += hostcheck.missing(effective)
     return explanation.visible(findings, secrets=secrets)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from machined.linux import btrfs
+from machined.model import hostcheck
 from machined.model.errors import MachineError, Problem
 from machined.model.images import Image, ImageType
 from machined.model.settings import sources
-from machined.model.settings.layers import Finding
+from machined.model.settings.layers import Finding, Severity
 from machined.model.settings.merge import Effective
 from machined.model.unit import Source
 
@@ -42,6 +43,14 @@ def check(name: str, errors: Sequence[Finding]) -> None:
         f"The settings of machine '{name}' are not valid, nothing was done:\n{shown}{more}\n"
         f"'machinectl check {name}' tells when they are.",
     )
+
+
+def check_host(name: str, effective: Effective) -> None:
+    """Raises MachineError (INVALID_SETTINGS) when the host lacks what they name."""
+    findings = hostcheck.missing(effective)
+    check(name, [finding for finding in findings if finding.severity is Severity.ERROR])
+    for finding in findings:
+        log.warning("Settings of machine '%s': %s", name, finding)
 
 
 def tree_elsewhere(name: str, version: int, words: Sequence[str] = ()) -> Image | None:

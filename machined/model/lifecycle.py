@@ -121,6 +121,7 @@ class Lifecycle:
             await preflight.let_go(image, self._roots, self._states)
             preflight.check_image(name, image, self._registry, self._roots, ephemeral=ephemeral, boot=boot)
             self._check_base(image, ephemeral)
+            configured.check_host(name, settings)
             await self._networks.check(name, settings)
         elif ephemeral:
             raise MachineError(
