@@ -24,11 +24,13 @@ What is said in several places adds up; of two values for one key the later of t
 1. what holds by default: a system is booted, users are its own (`PrivateUsers=pick`), there is a link to
    the host (`VirtualEthernet=yes`), the host's journalctl finds the journal (`LinkJournal=try-guest`);
 2. NAME.nspawn beside the image, of which only what an image may say (below);
-3. profiles: /etc/machined/profiles/PROFILE.conf, chosen by `[Machine] Profile=`;
-4. /run/systemd/nspawn/NAME.nspawn, then /etc/systemd/nspawn/NAME.nspawn, systemd.nspawn(5);
-5. /etc/machined/machines/NAME.conf, then NAME.conf.d/*.conf beside it and in /run/machined/machines, in
+3. limits and devices in drop-ins for systemd-nspawn@.service and systemd-nspawn@NAME.service, also those
+   of `systemctl set-property`; what else they say is named in the journal;
+4. profiles: /etc/machined/profiles/PROFILE.conf, chosen by `[Machine] Profile=`;
+5. /run/systemd/nspawn/NAME.nspawn, then /etc/systemd/nspawn/NAME.nspawn, systemd.nspawn(5);
+6. /etc/machined/machines/NAME.conf, then NAME.conf.d/*.conf beside it and in /run/machined/machines, in
    the order of their names (one in /etc is instead of one in /run with its name);
-6. the command line: `machinectl start NAME --set=Key=value`.
+7. the command line: `machinectl start NAME --set=Key=value`.
 
 A machine that is made of an image with another name (`start IMAGE --as NAME`) has that image's settings
 unless there are some under its own name.
@@ -39,6 +41,13 @@ value forgets what was said before. Of other keys the last value counts, and an 
 What systemd-nspawn would pass over in a .nspawn file is passed over, with a warning in the journal. In
 our own files, and on the command line, it is an error, and so is in any file what contradicts something
 else: the machine is not started, and file, line and value are told.
+
+## Limits
+`machinectl set-property NAME MemoryMax=2G CPUQuota=200% …` changes limits (section [Service], and
+`Slice=`) of a machine at once and for all starts to come; with `--runtime` until the host goes down. All
+or nothing is changed. `Key=` takes back what was set so, or resets what another file says; `Key+=value`
+adds to a list. What PID 1 cannot change of a running unit (timeouts, slice, …) is named and holds from
+the next start. A drop-in for machine-NAME.service is PID 1's own, counts more, and is named.
 
 ## The network
 There is a link to the host unless something else is said. `Private=no`, `VirtualEthernet=no`,

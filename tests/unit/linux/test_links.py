@@ -88,7 +88,7 @@ child.communicate(b"\\n")
 """
     if shutil.which("ip") is None or shutil.which("nsenter") is None:
         pytest.skip("iproute2 is not installed")
-    address, routes, here = run(program).strip().splitlines()
+    address, routes, here = filter(None, map(str.strip, run(program).splitlines()))
     (row,) = [row for row in json.loads(address) if row]
     assert row["address"] == "02:00:00:00:00:07"
     assert "10.9.8.2" in {found["local"] for found in row["addr_info"]}
