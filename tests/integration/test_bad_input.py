@@ -163,7 +163,7 @@ def test_guest_without_a_bus(managed: Driver, refused: Refused, machine: str) ->
 def test_failing_start_says_why(managed: Driver, machine: str) -> None:
     settings = managed.host.path(f"/etc/systemd/nspawn/{machine}.nspawn")
     settings.parent.mkdir(exist_ok=True)
-    settings.write_text("[Files]\nBind=/does/not/exist\n", encoding="utf-8")
+    settings.write_text("[Files]\nBind=+/does/not/exist:/mnt\n", encoding="utf-8")
     done = managed.ctl("start", machine, check=False)
     assert done.returncode == 1
     assert "/does/not/exist" in done.stderr
