@@ -182,8 +182,8 @@ def test_importd_leaves(importd: Importd, client: Client) -> None:
     assert err.startswith("Could not begin pulling")
 
 
-def test_an_interruption(importd: Importd, client: Client) -> None:
-    """The first asks importd to end it; the end is waited for."""
+def interrupted(importd: Importd, result: str) -> None:
+    """^C comes with the beginning of a transfer, which ends with this when it is to be cancelled."""
     importd.result = ""
 
     def begin(*arguments: Any) -> tuple[str, tuple[Any, ...]]:
@@ -192,11 +192,16 @@ def test_an_interruption(importd: Importd, client: Client) -> None:
         return answer
 
     def cancel() -> None:
-        importd.result = "canceled"
+        importd.result = result
         importd.end()
 
     importd.on(IMPORT, "PullTarEx", begin)
     importd.on(TRANSFER, "Cancel", cancel)
+
+
+def test_an_interruption(importd: Importd, client: Client) -> None:
+    """The first asks importd to end it; the end is waited for."""
+    interrupted(importd, "canceled")
     before = signal.getsignal(signal.SIGINT)
     status, _, err = client("pull-tar", URL)
     assert status == 1
@@ -206,19 +211,7 @@ def test_an_interruption(importd: Importd, client: Client) -> None:
 
 
 def test_it_was_done_before_it_could_be_cancelled(importd: Importd, client: Client) -> None:
-    importd.result = ""
-
-    def begin(*arguments: Any) -> tuple[str, tuple[Any, ...]]:
-        answer = importd.transfer(*arguments)
-        os.kill(os.getpid(), signal.SIGINT)
-        return answer
-
-    def cancel() -> None:
-        importd.result = "done"
-        importd.end()
-
-    importd.on(IMPORT, "PullTarEx", begin)
-    importd.on(TRANSFER, "Cancel", cancel)
+    interrupted(importd, "done")
     assert client("pull-tar", URL).status == 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from machined.linux import btrfs, filesystem, mstack, partials, trees
 from machined.linux.locks import FileLock
+from tests.loopdisk import MIB, mounted_btrfs
 
 
 @pytest.fixture(autouse=True)
@@ -308,26 +308,12 @@ def test_what_cannot_be_swept_does_not_keep_the_rest(tmp_path: Path) -> None:
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Path]:
     """A mounted file system with quotas and a subvolume "one" with another one nested in it."""
-    if os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None or shutil.which("mount") is None:
-        pytest.skip("needs root and mkfs.btrfs")
-    if "btrfs" not in Path("/proc/filesystems").read_text(encoding="ascii"):
-        pytest.skip("no btrfs in this kernel")
-    disk, where = tmp_path / "disk", tmp_path / "pool"
-    disk.touch()
-    os.truncate(disk, 200 * 1024 * 1024)
-    where.mkdir()
-    subprocess.run(["mkfs.btrfs", "-q", disk], check=True, capture_output=True)
-    done = subprocess.run(["mount", "-o", "loop", disk, where], check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"no loop devices here: {done.stderr}")
-    try:
+    with mounted_btrfs(tmp_path, 200 * MIB) as where:
         for path in (where / "one", where / "one/nested"):
             with btrfs.open_directory(str(path.parent)) as parent:
                 btrfs.create(parent.fileno(), path.name)
         (where / "one/nested/file").write_text("deep", encoding="ascii")
         yield where
-    finally:
-        subprocess.run(["umount", where], check=True, capture_output=True)
 
 
 def test_a_subvolume_is_snapshot_with_what_is_nested(pool: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from machined.linux import btrfs, quotas
 from machined.model.image_cache import ImageCache
 from machined.model.images import UNKNOWN, Image, Images, ImageType
+from tests.loopdisk import MIB, mounted_btrfs
 
 STEPS = 120
 
@@ -23,21 +24,9 @@ STEPS = 120
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Path]:
     """A directory on a btrfs."""
-    if os.geteuid() != 0 or "btrfs" not in Path("/proc/filesystems").read_text(encoding="ascii"):
-        pytest.skip("needs root and btrfs")
-    disk, where = tmp_path / "disk", tmp_path / "mounted"
-    disk.touch()
-    os.truncate(disk, 300 * 1024 * 1024)
-    where.mkdir()
-    subprocess.run(["mkfs.btrfs", "-q", disk], check=True, capture_output=True)
-    done = subprocess.run(["mount", "-o", "loop", disk, where], check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"no loop devices here: {done.stderr}")
-    try:
+    with mounted_btrfs(tmp_path, 300 * MIB) as where:
         (where / "pool").mkdir()
         yield where / "pool"
-    finally:
-        subprocess.run(["umount", "-R", where], check=True, capture_output=True)
 
 
 def create(pool: Path, name: str) -> None:
