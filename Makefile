@@ -4,8 +4,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHON ?= python3
 SUITE ?= trixie
-# Two at a time: tests wait for hosts more than they compute. All tests of one host are one's (tests/conftest.py).
-PARALLEL ?= --numprocesses=2 --dist=loadgroup
+# Two at a time: tests wait for hosts more than they compute (tests/sharing.py says who gets which).
+PARALLEL ?= --numprocesses=2 --dist=loadscope
 
 # The daemon runs on the distribution's python3, whatever is first in PATH: its python3-systemd belongs to that.
 ifeq ($(origin PYTHON),file)

@@ -47,12 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.asyncio_debug = True
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (pytest-xdist): all tests in the hosts of a suite are one's, so one is booted."""
-    for item in items:
-        suite = getattr(item, "callspec", None) and item.callspec.params.get("suite")  # type: ignore[attr-defined]
-        if suite:
-            item.add_marker(pytest.mark.xdist_group(suite))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.sharing import BySuite
+
+    return BySuite(config, log)
 
 
 def pytest_collection_finish() -> None:

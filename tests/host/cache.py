@@ -99,7 +99,9 @@ def remove(path: Path) -> None:
     # Renamed first: a removal that is interrupted must not leave half a tree under a name that counts.
     trash = directory("trash") / f"{path.name}-{os.getpid()}-{time.monotonic_ns()}"
     path.rename(trash)
-    # rm, not shutil.rmtree: device nodes, immutable flags' error texts and depth are its daily work.
+    # What tests have made immutable, and left so, goes as well.
+    subprocess.run(["chattr", "-R", "-f", "-i", os.fspath(trash)], check=False, capture_output=True)
+    # rm, not shutil.rmtree: device nodes, error texts and depth are its daily work.
     subprocess.run(["rm", "-rf", "--one-file-system", os.fspath(trash)], check=False)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(trash, ignore_errors=True)

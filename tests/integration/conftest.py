@@ -12,6 +12,7 @@ from tests.host.probe import why_not
 from tests.integration.both_clients import DAEMONS, BothClients
 from tests.integration.driver import Driver, unique_name
 from tests.integration.pair import Pair, Side
+from tests.integration.turns import turn  # noqa: F401
 
 
 @pytest.fixture(scope="session", params=recipe.SUITES)
