@@ -12,7 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.host import recipe
 
 
-class BySuite(LoadScopeScheduling):
+class BySuite(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
     """See above."""
 
     def _split_scope(self, nodeid: str) -> str:
