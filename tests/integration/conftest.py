@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Fixtures of the integration tests: booted hosts, or the reason why there is none."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,20 @@ from tests.integration.both_clients import DAEMONS, BothClients
 from tests.integration.driver import Driver, unique_name
 from tests.integration.pair import Pair, Side
 from tests.integration.turns import turn  # noqa: F401
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What hardly depends on systemd's version is tried on one suite, unless $MACHINED_BOTH wants more."""
+    if os.environ.get("MACHINED_BOTH"):
+        return
+    left_out = [item for item in items if _is_of_the_other(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not _is_of_the_other(item)]
+
+
+def _is_of_the_other(item: pytest.Item) -> bool:
+    mark, call = item.get_closest_marker("either"), getattr(item, "callspec", None)
+    return mark is not None and call is not None and call.params.get("suite", mark.args[0]) != mark.args[0]
 
 
 @pytest.fixture(scope="session", params=recipe.SUITES)

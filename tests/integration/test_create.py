@@ -20,7 +20,7 @@ from tests.host.boot import Host
 from tests.integration.driver import OURS, Driver, unique_name
 from tests.integration.test_ways_in import Terminal
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
 
 POOL = "/var/lib/machines"
 CREDENTIALS = "/etc/machined/credentials"

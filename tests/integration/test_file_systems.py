@@ -12,7 +12,7 @@ import pytest
 from tests.host import layer
 from tests.integration.driver import Driver
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("trixie")]
 
 POOL = "/var/lib/machines"
 MOUNTS = {

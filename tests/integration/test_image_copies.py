@@ -14,7 +14,7 @@ import pytest
 from tests.host.boot import Host
 from tests.integration.driver import NAME, ROOT, Driver, unique_name
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("trixie")]
 
 POOL: Final = "/var/lib/machines"
 

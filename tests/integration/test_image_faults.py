@@ -14,7 +14,7 @@ import pytest
 from tests.host.boot import Host
 from tests.integration.driver import NAME, ROOT, UNIT, Driver
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
 
 POOL: Final = "/var/lib/machines"
 FILE_SYSTEMS: Final = ("ext4", "btrfs")

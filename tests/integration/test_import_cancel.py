@@ -13,7 +13,7 @@ import pytest
 from tests.integration.driver import OURS, Driver
 from tests.integration.import_lab import POOL, WORK, Lab, Server, archive, small_tree
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("trixie")]
 
 BIG = 2**20
 

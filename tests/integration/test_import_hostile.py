@@ -12,7 +12,7 @@ import pytest
 from tests.integration.driver import Driver
 from tests.integration.import_lab import POOL, WORK, Lab, Member, archive, small_tree
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
 
 LINK, HARD, DEVICE = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE
 UP = "../" * 12

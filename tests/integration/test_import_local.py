@@ -12,7 +12,7 @@ import pytest
 from tests.integration.driver import OURS, Driver, unique_name
 from tests.integration.import_lab import POOL, WORK, Lab, archive, small_tree
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("trixie")]
 
 
 @pytest.fixture(scope="module")

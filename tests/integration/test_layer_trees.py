@@ -10,7 +10,7 @@ import pytest
 from tests.integration.driver import Driver, unique_name
 from tests.integration.test_layered import POOL, kind, refused
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("trixie")]
 
 
 def test_an_image_that_is_a_link(managed: Driver, machine: str) -> None:

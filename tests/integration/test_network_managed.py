@@ -13,7 +13,7 @@ from tests.host import layer
 from tests.integration.driver import UNIT, Driver
 from tests.integration.network_lab import HERE, OUTSIDE, Lab
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.either("trixie")]
 
 ONE, TWO = "net-one", "net-two"
 LOCAL = {4: "127.0.0.1", 6: "::1"}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.driver import Driver, unique_name
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
 
 COMMAND = "[Exec]\nBoot=no\nProcessTwo=yes\nParameters=sleep infinity\nPrivateUsers=no\n"
 

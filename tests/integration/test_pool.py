@@ -24,7 +24,7 @@ from tests.integration.pools import (
     told,
 )  # fmt: skip
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.integration.pools import (
     until,
 )  # fmt: skip
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("trixie")]
 
 POINTS = {
     "create-copying": (["create", "--size=1G"], "/usr/bin/cp", "*"),

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.driver import UNIT, Driver, unique_name
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
 
 OWN = "/etc/machined/machines"
 
