@@ -174,6 +174,7 @@ def test_as_root(fuzzed: Host) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.either("trixie")
 @pytest.mark.parametrize("kind", ["looks", "questions", "waits", "varlink"])
 def test_a_flood_keeps_nobody_out(fuzzed: Host, kind: str) -> None:
     """Root lists, registers over varlink and gets a shell while a user asks for all that can be had."""
