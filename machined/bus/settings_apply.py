@@ -46,10 +46,10 @@ def no_machine(name: str) -> MachineError:
 
 def tree_of(core: Core, name: str) -> Image | None:
     """What a machine is started from, None where there is nothing, or it cannot be looked at."""
+    found = core.images.find(name)
     with contextlib.suppress(MachineError):
-        if (elsewhere := configured.tree_elsewhere(name, core.version)) is not None:
-            return elsewhere
-    return core.images.find(name)
+        return configured.load(name, found, core.version)[0]
+    return found
 
 
 def write(changed: Mapping[Path, bytes]) -> None:

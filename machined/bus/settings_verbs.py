@@ -50,7 +50,7 @@ def _look(
     if origin:
         return core.lifecycle.image_to_start(name, origin, words), []
     try:
-        image = configured.tree_elsewhere(name, core.version, words) or core.images.find(name)
+        image, _ = configured.load(name, core.images.find(name), core.version, words)
     except MachineError as error:
         return None, [Finding(Severity.ERROR, None, error.text)]
     if image is None:

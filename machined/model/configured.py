@@ -23,13 +23,11 @@ log = logging.getLogger(__name__)
 _SHOWN: Final = 10
 
 
-def settings(name: str, image: Image | None, version: int, words: Sequence[str] = ()) -> Effective:
-    """What holds for a machine, with `words` of a command line. Raises MachineError (INVALID_SETTINGS)."""
-    effective = sources.load(name, image, version, words)
+def settle(name: str, effective: Effective) -> None:
+    """Raises MachineError (INVALID_SETTINGS) where they are not valid; what is only odd goes to the log."""
     check(name, effective.errors())
     for finding in effective.findings:
         log.warning("Settings of machine '%s': %s", name, finding)
-    return effective
 
 
 def check(name: str, errors: Sequence[Finding]) -> None:
@@ -53,17 +51,23 @@ def check_host(name: str, effective: Effective) -> None:
         log.warning("Settings of machine '%s': %s", name, finding)
 
 
-def tree_elsewhere(name: str, version: int, words: Sequence[str] = ()) -> Image | None:
-    """What the settings of a machine name as its tree or disk image, None where they do not.
+def load(
+    name: str, found: Image | None, version: int, words: Sequence[str] = ()
+) -> tuple[Image | None, Effective]:
+    """A machine's tree, and what holds for it with `words` of a command line, valid or not.
 
-    Raises MachineError (INVALID_SETTINGS, FILE_NOT_FOUND).
+    The tree is the one that its settings name, else the image that was `found` for it. Raises MachineError
+    (FILE_NOT_FOUND).
     """
-    effective = sources.load(name, None, version, words)
+    effective = sources.load(name, found, version, words)
     for key in ("Directory", "Image"):
         values = effective.all("Image", key)
         if values:
-            return _image(name, values[-1].text, f"[Image] {key}={values[-1].text} ({values[-1].origin})")
-    return None
+            said = f"[Image] {key}={values[-1].text} ({values[-1].origin})"
+            image = _image(name, values[-1].text, said)
+            # What lies beside that one is said of it, not what lies beside the image of the same name.
+            return image, sources.load(name, image, version, words)
+    return found, effective
 
 
 def _image(name: str, path: str, said: str) -> Image:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from machined.linux import wholefile
 from machined.model.names import is_machine_name
 
 DIRECTORY: Final = Path("/etc/machined/credentials")
@@ -48,22 +49,7 @@ def store(name: str, credentials: Mapping[str, str], *, keep: bool = False) -> N
         directory.chmod(0o700)
     for key, value in credentials.items():
         assert _ID.fullmatch(key)
-        _write(DIRECTORY / name / key, value.encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".#{path.name}-{os.urandom(8).hex()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o600)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        wholefile.write(DIRECTORY / name / key, value.encode(), 0o600)
 
 
 def remove(name: str) -> None:

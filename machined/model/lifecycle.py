@@ -26,6 +26,7 @@ from machined.model.registrar import Registrar
 from machined.model.registry import Registry
 from machined.model.rootrecord import Root
 from machined.model.roots import Roots, layers_over
+from machined.model.settings import sources
 from machined.model.settings.merge import Effective
 from machined.model.state import State, States, unit_of_machine
 from machined.model.stopping import POWEROFF_TIMEOUT, StopLimits, StopMode, Stopping
@@ -72,6 +73,10 @@ class Lifecycle:
 
         Raises MachineError with the reason why not.
         """
+        return self._look(name, origin, words)[0]
+
+    def _look(self, name: str, origin: str, words: Sequence[str]) -> tuple[Image, Effective]:
+        """That image, and the settings of the machine, valid or not."""
         if name == HOST:
             raise MachineError(
                 Problem.INVALID_ARGS,
@@ -85,8 +90,11 @@ class Lifecycle:
                 f"Machine '{name}' cannot be made of image '{origin}': there is an image '{name}'. "
                 f"Choose another name.",
             )
-        elsewhere = configured.tree_elsewhere(name, self._systemd.version, words) if not origin else None
-        image = elsewhere or self._images.find(origin or name)
+        image, version = self._images.find(origin or name), self._systemd.version
+        if origin:
+            settings = sources.load(name, image, version, words)
+        else:
+            image, settings = configured.load(name, image, version, words)
         if image is None:
             where = ", ".join(str(path) for path in SEARCH_PATH)
             raise MachineError(
@@ -94,7 +102,7 @@ class Lifecycle:
                 f"No image '{origin or name}' known: nothing of that name is in {where}. "
                 f"'machinectl list-images' shows what there is.",
             )
-        return image
+        return image, settings
 
     async def start(
         self, name: str, origin: str = "", *, ephemeral: bool = False, words: Sequence[str] = ()
@@ -105,8 +113,8 @@ class Lifecycle:
         it is with every machine that is made of an image with another name, `origin`. `words` are settings,
         Key=value, that hold until its end.
         """
-        image = self.image_to_start(name, origin, words)
-        settings = configured.settings(name, image, self._systemd.version, words)
+        image, settings = self._look(name, origin, words)
+        configured.settle(name, settings)
         ephemeral = ephemeral or image.name != name or settings.yes("Exec", "Ephemeral")
         running = self._registry.get(name)
         if (

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from machined.linux import wholefile
 from machined.model.errors import MachineError, Problem
 from machined.model.names import is_machine_name
 from machined.model.settings import sources
@@ -24,31 +25,13 @@ def write(files: Mapping[Path, bytes]) -> None:
     """Write each as a whole, or remove it where it says nothing. OSError; those written before stay then."""
     for path, data in files.items():
         if data:
-            _write(path, data)
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            wholefile.write(path, data, 0o644)
         else:
             path.unlink(missing_ok=True)
             if path.parent.name.endswith(_DROP_INS):
                 with contextlib.suppress(OSError):
                     path.parent.rmdir()
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    # Neither a drop-in nor anybody's settings by its name.
-    temporary = path.with_name(f".#{path.name}-{os.urandom(8).hex()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o644)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def read(path: Path) -> bytes:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from machined.linux import wholefile
 from machined.model import setproperty
 from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.ports import UnitProperty
-from machined.model.settings import files, sources, unit_dropins
+from machined.model.settings import sources, unit_dropins
 from machined.model.unit import DEVICES
 from tests.fakes.sandbox import Sandbox
 from tests.fakes.systemd import NO_REPLY, raising
@@ -141,7 +142,7 @@ async def test_a_file_that_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_write", full)
+    monkeypatch.setattr(wholefile, "write", full)
     with pytest.raises(
         MachineError, match=r"Could not write .*50-set\.conf', nothing was changed: No space"
     ):
