@@ -187,8 +187,8 @@ def test_nothing_of_a_shell_stays(managed: Driver, running: str) -> None:
     """The program is hung up when the client goes, and the daemon keeps no descriptor of the terminal."""
     pid = managed.daemon_pid()
 
-    def descriptors() -> int:
-        return len(managed.host.run(["ls", f"/proc/{pid}/fd"]).stdout.split())
+    def descriptors() -> list[str]:
+        return managed.host.run(["sh", "-c", f"readlink /proc/{pid}/fd/*"]).stdout.splitlines()
 
     def shell() -> None:
         with interactive(managed, "shell", running, "/bin/sleep", "1000") as terminal:
@@ -197,13 +197,17 @@ def test_nothing_of_a_shell_stays(managed: Driver, running: str) -> None:
             assert terminal.ended() == 0
         wait_for_sleep(managed, there=False)
 
-    shell()  # what is opened once, and kept, is open from now on
+    # What is opened once, and kept as long as the machine runs, is open from now on.
+    managed.wait(running, "running")
+    managed.ctl("list")
+    shell()
     before = descriptors()
     for _ in range(3):
         shell()
     # That the client has left the bus is told a moment later.
-    settled = f"until [ $(ls /proc/{pid}/fd | wc -l) -le {before} ]; do sleep 0.05; done"
-    managed.host.run(["timeout", "20", "sh", "-c", settled])
+    settled = f"until [ $(ls /proc/{pid}/fd | wc -l) -le {len(before)} ]; do sleep 0.05; done"
+    done = managed.host.run(["timeout", "20", "sh", "-c", settled], check=False)
+    assert done.returncode == 0, sorted(set(descriptors()) - set(before))
 
 
 def test_output_is_not_lost_when_input_ends(managed: Driver, running: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,6 +39,17 @@ MemoryMax = "1G"
 
 [machine.db]
 """
+
+
+@pytest.fixture
+def recursion_of_the_daemon() -> Iterator[None]:
+    """Python's own limit: hypothesis raises it for tests that come later in the same process."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 FILE = """\
 # Managed by 'machinectl apply', which writes all of this file anew.
 # What is to be said by hand belongs in web.conf.d/*.conf beside it.
@@ -142,7 +154,7 @@ def test_what_is_wrong_is_said_where(machine: dict[str, Any], text: str) -> None
         ("#" * (document.SIZE_MAX + 1), "larger than 1 MiB"),
     ],
 )
-def test_what_is_no_document(text: str, said: str) -> None:
+def test_what_is_no_document(text: str, said: str, recursion_of_the_daemon: None) -> None:
     with pytest.raises(MachineError) as raised:
         document.read(text, 257)
     assert said in raised.value.text
