@@ -7,7 +7,7 @@ those.
 
 from __future__ import annotations
 
-from . import limits, signals
+from . import keys, limits, signals
 from .errors import CommandError
 from .helptext import options_of
 from .table import OPTIONS, VERBS, Option
@@ -20,6 +20,7 @@ _ASK = {
     "machines": _NAMES.format("list --all"),
     "images": _NAMES.format("list-images"),
     "limits": f"__machinectl_words images; printf '%s\\n' {' '.join(f'{name}=' for name in limits.USUAL)}",
+    "settings": f"__machinectl_words images; printf '%s\\n' {' '.join(f'{name}=' for name in keys.KEYS)}",
     "users": 'for name in $(__machinectl_words machines); do echo "$name"; echo "root@$name"; done',
 }
 

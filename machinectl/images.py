@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`remove`, `rename`, `clone`, `read-only`, `set-limit`, `clean`: what changes images."""
+"""`remove`, `rename`, `clone`, `chown`, `read-only`, `set-limit`, `clean`: what changes images."""
 
 from __future__ import annotations
 
@@ -95,6 +95,22 @@ def flatten(context: Context, arguments: list[str]) -> int:
             bus.call(OURS, "FlattenImage", "sa{sv}", name, {}, timeout=_NO_LIMIT)
         except BusError as error:
             raise context.failure(error, f"Could not flatten image '{name}'") from error
+    return 0
+
+
+def chown(context: Context, arguments: list[str]) -> int:
+    """Files of an image for the users of another range, or unshifted again."""
+    name, base = arguments[0], context.options.shift
+    settings = {"shift": ("u", base)} if base else {}
+    try:
+        changed, left = context.mutating_bus().call(
+            OURS, "ChownImage", "sa{sv}", name, settings, reply="tt", timeout=_NO_LIMIT
+        )
+    except BusError as error:
+        raise context.failure(error, f"Could not change the owners of image '{name}'") from error
+    if not context.options.quiet:
+        more = f" {left} belong to users outside of its range, and were left." if left else ""
+        message(f"Changed the owners of {changed} files of image '{name}'.{more}")
     return 0
 
 

@@ -91,12 +91,16 @@ VERBS = (
     Verb("shell", "[[USER@]NAME [COMMAND…]]", 0, ANY,
          "Invoke a shell (or other command) in a container or on the local host", "session:shell",
          options="uid setenv quiet", complete="users", program=True),
+    Verb("ssh", "[USER@]NAME [COMMAND…]", 1, ANY, "Log in to a machine, or run a command, over SSH",
+         "ssh:ssh", options="uid", complete="users", program=True),
     Verb("enable", "NAME…", 1, ANY, "Enable automatic container start at boot", "autostart:enable",
          options="now no-block timeout runner quiet", complete="images"),
     Verb("disable", "NAME…", 1, ANY, "Disable automatic container start at boot", "autostart:disable",
          options="now no-block timeout runner quiet", complete="images"),
     Verb("wait", "NAME…", 1, ANY, "Wait until machines run, or are in another state", "wait:wait",
          options="for timeout quiet", complete="images"),
+    Verb("top", "[NAME…]", 0, ANY, "Show what machines use, again and again", "top:top",
+         options="delay iterations order output json full no-legend", complete="machines"),
     Verb("set-property", "NAME PROPERTY=VALUE…", 2, ANY, "Set limits of a machine, at once and for good",
          "properties:set_property", options="runtime quiet", complete="limits"),
     Verb("publish", "NAME PORT…", 2, ANY, "Have ports of the host lead to a machine ('tcp:8080:80')",
@@ -131,6 +135,8 @@ VERBS = (
          options="read-only copy layer quiet", complete="images"),
     Verb("flatten", "NAME…", 1, ANY, "Make plain trees of layered images", "images:flatten", group="Image",
          complete="images"),
+    Verb("chown", "NAME", 1, 1, "Give the files of an image back to unshifted users, or to others",
+         "images:chown", group="Image", options="shift quiet", complete="images"),
     Verb("rename", "NAME NAME", 2, 2, "Rename an image", "images:rename", group="Image", complete="images"),
     Verb("read-only", "NAME [BOOL]", 1, 2, "Mark or unmark image read-only", "images:read_only",
          group="Image", complete="images"),
@@ -155,7 +161,7 @@ VERBS = (
     Verb("check", "[NAME…]", 0, ANY, "Check the settings of machines, of all without a name",
          "explain:check", group="Settings", options="output json", complete="images"),
     Verb("set", "NAME [SECTION.]KEY=VALUE…", 2, ANY, "Change settings for the starts to come",
-         "configure:set_settings", group="Settings", options="runtime quiet", complete="images"),
+         "configure:set_settings", group="Settings", options="runtime quiet", complete="settings"),
     Verb("apply", "", 0, 0, "Have machines as a document in TOML or JSON says", "configure:apply",
          group="Settings", options="file dry-run diff force quiet output json"),
     Verb("profiles", "", 0, 0, "Show the profiles that settings may name", "explain:profiles",
@@ -215,6 +221,8 @@ OPTIONS = (
     Option("read-only", "", "", "read_only", "Create read-only bind mount, clone or image"),
     Option("copy", "", "", "clone_mode", "Clone by copying everything", const="copy", own=True),
     Option("layer", "", "", "clone_mode", "Clone as a layer over the image", const="layer", own=True),
+    Option("shift", "", "BASE", "shift", "First user of the range that files are given to (0)",
+           parse=values.shift, own=True),
     Option("purge", "", "", "purge", "Remove the administrator's settings as well", own=True),
     Option("ephemeral", "x", "", "ephemeral", "Start so that nothing the machine writes is kept", own=True),
     Option("as", "", "NAME", "names", "Start the image under this name, and keep nothing", own=True),
@@ -257,6 +265,12 @@ OPTIONS = (
     Option("file", "f", "FILE", "file", "The document, '-' is stdin", own=True),
     Option("dry-run", "", "", "dry_run", "Change nothing, tell what would be", own=True),
     Option("diff", "", "", "diff", "Show what of the files changes", own=True),
+    Option("delay", "d", "SEC", "delay", "Time between two looks ('2', '500ms')",
+           parse=values.delay, own=True),
+    Option("iterations", "", "COUNT", "iterations", "How many looks before the end",
+           parse=values.iterations, own=True),
+    Option("order", "", "WORD", "order", "What comes first (cpu, memory, tasks, io, name)",
+           parse=values.order, complete="cpu memory tasks io name", own=True),
     Option("completion", "", "SHELL", "completion", ""),
 )  # fmt: skip
 
@@ -286,6 +300,7 @@ class Options:
     runtime = False
     clone_mode = "auto"
     purge = False
+    shift = 0
     ephemeral = False
     source = ""
     template = ""
@@ -311,6 +326,9 @@ class Options:
     timeout = 0.0  # 0 = not given
     condition = "running"
     size = ""
+    delay = 1.0
+    iterations = 0
+    order = "cpu"
     completion = ""
 
     def __init__(self) -> None:

@@ -52,6 +52,14 @@ def max_addresses(value: str) -> int:
     return number
 
 
+def shift(value: str) -> int:
+    """The first user of a range of 65536."""
+    number = _unsigned(value)
+    if number is None or number % 65536:
+        raise CommandError(f"No range of users begins with '{value}'.", "It is 0 or a multiple of 65536.")
+    return number
+
+
 def output(value: str) -> str:
     if value == "help":
         raise Answer("\n".join(OUTPUT_MODES))
@@ -132,6 +140,27 @@ def seconds(value: str) -> float:
     if not seen:
         raise CommandError(f"Failed to parse time span '{value}': write it as '90', '90s' or '1min 30s'.")
     return total
+
+
+def delay(value: str) -> float:
+    """A time span that one waits for."""
+    found = seconds(value)
+    if not 0.05 <= found <= 86400:
+        raise CommandError(f"A delay of '{value}' is not possible.", "It is from 50ms to 1d.")
+    return found
+
+
+def iterations(value: str) -> int:
+    """How often."""
+    number = _unsigned(value)
+    if not number:
+        raise CommandError(f"'{value}' is no number of looks.", "It is 1 or more.")
+    return number
+
+
+def order(value: str) -> str:
+    """What `top` sorts by."""
+    return _one_of(value, ("cpu", "memory", "tasks", "io", "name"), "Unknown order")
 
 
 class Answer(Exception):

@@ -153,6 +153,8 @@ def uninstall(target: Target, purge: bool) -> None:
         host.reload()
         print(f"giving {MACHINED_UNIT} back to systemd's own; machines keep running and are adopted")
         host.restart("systemd-container may have to be installed again")
+        # Which users machines have that run on (machined.model.rangebook): nobody asks for that any more.
+        shutil.rmtree("/run/machined/ranges", ignore_errors=True)
     # Last: until here the daemon ran from it, and the manifest in it says how to try this again.
     shutil.rmtree(target.real(layout.tree))
     target.discard(made)

@@ -17,7 +17,8 @@ from tests.host.probe import why_not
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
-    "--counts 2 --rounds 1 --repeat 1 --calls 2 --creates 1 --starts 1 --shells 1 --clients 2 --seconds 0.5"
+    "--counts 2 --rounds 1 --repeat 1 --calls 2 --creates 1 --starts 1 --shells 1 --clones 1 --clients 2 "
+    "--seconds 0.5 --rests 1"
 )
 ROWS = (
     "StartMachine / StartUnit",
@@ -34,6 +35,12 @@ ROWS = (
     "ListImages, 2000 images",
     "machinectl list-images, 2000 images",
     "stock machinectl list-images, 2000 images, daemon",
+    "CloneImage of a guest's tree",
+    "machinectl clone",
+    "machinectl clone, a full copy",
+    "ephemeral start of a guest's tree",
+    "… / a plain start",
+    "machinectl import-tar, .tar.xz",
 )
 
 
@@ -64,10 +71,10 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_small_run() -> None:
     if (reason := why_not()) is not None:
         pytest.skip(f"no test host on this machine: {reason}")
-    command = [sys.executable, "-m", "tests.bench", "--json", *TINY.split(), "--seconds=0.5"]
+    command = [sys.executable, "-m", "tests.bench", "--json", *TINY.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["what"] for row in rows] == list(ROWS)
     assert {"what", "stock", "ours", "ratio", "goal", "at_least", "unit", "met"} == set(rows[0])
-    assert len(CASES) == 7
+    assert len(CASES) == 10

@@ -15,6 +15,7 @@ from machined.bus.create_verbs import FIRST_BOOT, authorize_create, first_boot_o
 from machined.bus.operations import ACTION
 from machined.bus.verbs import options
 from machined.bus.vtable import Row, method
+from machined.model import shifting
 from machined.model.cloning import CloneMode
 from machined.model.core import Core
 from machined.model.errors import MachineError, Problem, invalid, no_such_image
@@ -128,6 +129,13 @@ async def flatten(call: Call, core: Core, name: str, given: Mapping[str, Variant
         await core.cloning.flatten(image)
 
 
+async def chown(call: Call, core: Core, name: str, given: Mapping[str, Variant]) -> tuple[int, int]:
+    shift = options(given, {"shift": "u"}).get("shift", 0)
+    image = await _authorize(call, core, _find(core, name), "chown")
+    with _explained(core, image, "given to other users"):
+        return await shifting.chown(core.image_ops, core.roots, core.states, image, shift)
+
+
 async def remove(call: Call, core: Core, name: str, given: Mapping[str, Variant]) -> list[str]:
     values = options(given, {"purge": "b"})
     image = await _authorize(call, core, _find(core, name), "remove")
@@ -192,5 +200,17 @@ ROWS: Final[tuple[Row, ...]] = (
         "as trees",
         layers,
         doc="The trees that an image is a layer over, the topmost first; none for any other image.",
+    ),
+    method(
+        "ChownImage",
+        "s name, a{sv} options",
+        "t changed, t left",
+        chown,
+        doc=(
+            "Give all files of a tree from the range of users that its root directory belongs to to another "
+            "one: what a chown of systemd-nspawn did is undone. Option: `shift` u, the first user of that "
+            "range (0). Returns how many files were changed, and how many belonged to users of neither "
+            "range and were left."
+        ),
     ),
 )

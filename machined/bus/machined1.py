@@ -309,7 +309,7 @@ def machine_finder(core: Core, registered: Callable[[Call, str], Any]) -> Callab
         known = core.registry.get(label) is not None or not core.states.get(label).is_down()
         if known or core.states.record(label).result:
             return Subject(label)
-        return Subject(label) if is_machine_name(label) and core.images.find(label) is not None else None
+        return Subject(label) if is_machine_name(label) and core.placed.is_known(label) else None
 
     return find
 

@@ -114,6 +114,7 @@ def _check(core: Core, name: str, secrets: bool) -> list[Finding]:
     findings += effective.findings
     if core.registry.get(name) is None:  # what a machine that runs has taken is not missing
         findings += hostcheck.missing(effective)
+        findings += core.roots.users.conflicts(name, effective)
     return explanation.visible(findings, secrets=secrets)
 
 

@@ -56,14 +56,14 @@ async def _authorize(call: Call, name: str, verb: str, **more: str) -> None:
 async def start(call: Call, core: Core, name: str, given: Mapping[str, Variant]) -> str:
     values = options(given, {"image": "s", "ephemeral": "b", "settings": "as"})
     origin = values.get("image", "")
-    core.lifecycle.image_to_start(name, origin)  # a bad name is said before a password is asked for
-    await _authorize(call, name, "start", **({"image": origin} if origin else {}))
     words = values.get("settings", [])
+    if len(words) > MAX_SETTINGS:
+        raise invalid(f"No more than {MAX_SETTINGS} settings at a time; write them to a file.")
+    core.lifecycle.check_known(name, origin, words)  # a bad name is said before a password is asked for
+    await _authorize(call, name, "start", **({"image": origin} if origin else {}))
     if words:
         # They may have any directory of the host mounted: much more than to start what is set up already.
         await call.authorize(f"{ACTION}configure-machine", {"machine": name, "verb": "start"})
-    if len(words) > MAX_SETTINGS:
-        raise invalid(f"No more than {MAX_SETTINGS} settings at a time; write them to a file.")
     job = await core.lifecycle.start(name, origin, ephemeral=values.get("ephemeral", False), words=words)
     return job_path(job.id)
 
@@ -91,13 +91,21 @@ async def enable(
     call: Call, core: Core, name: str, given: Mapping[str, Variant]
 ) -> list[tuple[str, str, str]]:
     options(given, {})
-    image = core.lifecycle.image_to_start(name)
-    if image.is_tree:
-        preflight.check_tree(name, image)
+    elsewhere = core.lifecycle.check_known(name)
+    if not elsewhere:
+        _check_bootable(core, name)
     await _authorize(call, name, "enable")
+    if elsewhere:  # what is there is not for everybody to know
+        _check_bootable(core, name)
     changes = await autostart.enable(name, core.systemd)
     core.states.refresh(name)
     return changes
+
+
+def _check_bootable(core: Core, name: str) -> None:
+    image = core.lifecycle.image_to_start(name)
+    if image.is_tree:
+        preflight.check_tree(name, image)
 
 
 async def disable(
@@ -106,7 +114,7 @@ async def disable(
     options(given, {})
     if not is_machine_name(name):
         raise invalid(f"Invalid machine name '{name[:80]}'.")
-    if not autostart.is_enabled(name) and core.images.find(name) is None:
+    if not autostart.is_enabled(name) and not core.placed.is_known(name):
         raise no_such_machine(name)
     await _authorize(call, name, "disable")
     return await autostart.disable(name, core.systemd)
@@ -132,7 +140,7 @@ async def open_login(call: Call, core: Core, name: str, given: Mapping[str, Vari
 
 def get_state(call: Call, core: Core, name: str) -> str:
     state = core.states.get(name)
-    if state is State.STOPPED and core.registry.get(name) is None and core.images.find(name) is None:
+    if state is State.STOPPED and core.registry.get(name) is None and not core.placed.is_known(name):
         raise no_such_machine(name)
     return state.value
 
@@ -140,7 +148,7 @@ def get_state(call: Call, core: Core, name: str) -> str:
 async def list_all(call: Call, core: Core, given: Mapping[str, Variant]) -> list[list[Any]]:
     """Every machine known, in one answer.
 
-    registered ones, those in a state worth showing, and stopped images.
+    registered ones, those in a state worth showing, and what could be started.
     """
     options(given, {})
     enabled = autostart.enabled_names()
@@ -161,7 +169,9 @@ async def list_all(call: Call, core: Core, given: Mapping[str, Variant]) -> list
         for machine, (fields, addresses) in zip(machines, told, strict=True)
     ]
     listed = {machine.name for machine in machines}
-    others = set(core.states.known()) | {i.name for i in core.images.list() if is_machine_name(i.name)}
+    images = core.images.list()
+    others = set(core.states.known()) | {i.name for i in images if is_machine_name(i.name)}
+    others |= set(core.placed.names(images))
     for name in sorted(others - listed):
         state = core.states.get(name)
         unit = "" if state.is_down() else unit_of_machine(name)

@@ -60,7 +60,7 @@ def _load() -> None:
 
 
 @contextmanager
-def _kernel() -> Iterator[Any]:
+def connected() -> Iterator[Any]:
     """A connection to the kernel's links of this thread's network namespace."""
     with _LOADING:
         _load()
@@ -79,7 +79,7 @@ def _find(kernel: Any, name: str) -> int | None:
     return int(found[0]) if found else None
 
 
-def _get(kernel: Any, name: str) -> int:
+def get(kernel: Any, name: str) -> int:
     index = _find(kernel, name)
     if index is None:
         raise OSError(errno.ENODEV, f"there is no interface '{name}'")
@@ -97,11 +97,11 @@ def exists(name: str) -> bool:
 
 def make_bridge(name: str, mac: str, addresses: Iterable[Interface]) -> None:
     """A bridge that is up and has these addresses; one that is there already gets what it lacks."""
-    with _kernel() as kernel:
+    with connected() as kernel:
         index = _find(kernel, name)
         if index is None:
             kernel.link("add", ifname=name, kind="bridge", address=mac)
-            index = _get(kernel, name)
+            index = get(kernel, name)
         kind = kernel.get_links(index)[0].get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
         if kind != "bridge":
             raise FileExistsError(errno.EEXIST, f"there is an interface '{name}' that is no bridge")
@@ -111,7 +111,7 @@ def make_bridge(name: str, mac: str, addresses: Iterable[Interface]) -> None:
 
 def remove(name: str) -> None:
     """Take a link away; no error when it is gone."""
-    with _kernel() as kernel:
+    with connected() as kernel:
         index = _find(kernel, name)
         if index is not None:
             kernel.link("del", index=index)
@@ -119,7 +119,7 @@ def remove(name: str) -> None:
 
 def used_networks() -> list[Used]:
     """What the host's addresses and routes lead to, default routes left out."""
-    with _kernel() as kernel:
+    with connected() as kernel:
         names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
         found = [
             Used(ip_interface(f"{row.get('IFA_ADDRESS')}/{row['prefixlen']}"), names.get(row["index"], ""))
@@ -135,9 +135,9 @@ def used_networks() -> list[Used]:
 
 def attach(name: str, bridge: str, vlan: int = 0) -> None:
     """Make a link a port of a bridge, in one VLAN of it (untagged) if `vlan` is not 0, and bring it up."""
-    with _kernel() as kernel:
-        index = _get(kernel, name)
-        kernel.link("set", index=index, master=_get(kernel, bridge))
+    with connected() as kernel:
+        index = get(kernel, name)
+        kernel.link("set", index=index, master=get(kernel, bridge))
         if vlan:
             kernel.vlan_filter("del", index=index, vlan_info={"vid": 1})
             flags = ["pvid", "untagged"]
@@ -154,14 +154,11 @@ def _vlan_flags(names: Sequence[str]) -> int:
 def give(
     namespace: int, link: str, addresses: Iterable[Interface], gateways: Iterable[str], mac: str = ""
 ) -> None:
-    """Set up a link in the network namespace of this descriptor: what it lacks of addresses and routes.
-
-    A thread of its own goes there and ends there.
-    """
+    """Set up a link in the network namespace of this descriptor: what it lacks of addresses and routes."""
 
     def work() -> None:
-        with _kernel() as kernel:
-            index = _get(kernel, link)
+        with connected() as kernel:
+            index = get(kernel, link)
             if mac:
                 kernel.link("set", index=index, state="down")
                 kernel.link("set", index=index, address=mac)
@@ -170,10 +167,11 @@ def give(
             for gateway in gateways:
                 _add_default_route(kernel, index, gateway)
 
-    _in_namespace(namespace, work)
+    in_namespace(namespace, work)
 
 
-def _in_namespace(namespace: int, work: Callable[[], None]) -> None:
+def in_namespace(namespace: int, work: Callable[[], None]) -> None:
+    """Do work in the network namespace of this descriptor, in a thread that goes there and ends there."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -198,20 +196,20 @@ def _add_addresses(kernel: Any, index: int, addresses: Iterable[Interface]) -> N
         if address.version == 4 and address.network.prefixlen < 31:
             more["broadcast"] = str(address.network.broadcast_address)
         more |= {"index": index, "address": str(address.ip), "prefixlen": address.network.prefixlen}
-        _tolerate(errno.EEXIST, partial(kernel.addr, "add", **more))
+        tolerate(errno.EEXIST, partial(kernel.addr, "add", **more))
 
 
 def _add_default_route(kernel: Any, index: int, gateway: str) -> None:
     family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
     if family == socket.AF_INET6 and not sysctl.has_ipv6():
         return
-    _tolerate(
+    tolerate(
         errno.EEXIST,
         lambda: kernel.route("add", family=family, dst="default", gateway=gateway, oif=index),
     )
 
 
-def _tolerate(number: int, work: Callable[[], object]) -> None:
+def tolerate(number: int, work: Callable[[], object]) -> None:
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:

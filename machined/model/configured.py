@@ -20,6 +20,8 @@ from machined.model.unit import Source
 
 log = logging.getLogger(__name__)
 
+TREES: Final = ("Directory", "Image", "OCIBundle")
+"""Keys of [Image] that say what a machine is made of."""
 _SHOWN: Final = 10
 
 
@@ -51,6 +53,17 @@ def check_host(name: str, effective: Effective) -> None:
         log.warning("Settings of machine '%s': %s", name, finding)
 
 
+def check_bundle(name: str, effective: Effective, *, ephemeral: bool) -> None:
+    """Raises MachineError (NOT_SUPPORTED) for what cannot be done with a bundle."""
+    if ephemeral and effective.is_set("Image", "OCIBundle"):
+        bundle = effective.get("Image", "OCIBundle")
+        raise MachineError(
+            Problem.NOT_SUPPORTED,
+            f"Machine '{name}' is made of the bundle '{bundle}', which is run as it is: what it writes is "
+            f"kept (no --ephemeral). With Directory={bundle}/rootfs its tree alone can.",
+        )
+
+
 def load(
     name: str, found: Image | None, version: int, words: Sequence[str] = ()
 ) -> tuple[Image | None, Effective]:
@@ -60,7 +73,7 @@ def load(
     (FILE_NOT_FOUND).
     """
     effective = sources.load(name, found, version, words)
-    for key in ("Directory", "Image"):
+    for key in TREES:
         values = effective.all("Image", key)
         if values:
             said = f"[Image] {key}={values[-1].text} ({values[-1].origin})"
@@ -84,8 +97,10 @@ def _image(name: str, path: str, said: str) -> Image:
     return Image(name, path, kind, read_only=False)
 
 
-def source(image: Image, ephemeral: bool, options: tuple[str, ...]) -> Source:
-    """What systemd-nspawn boots of such a tree."""
+def source(image: Image, ephemeral: bool, options: tuple[str, ...], *, bundle: bool = False) -> Source:
+    """What systemd-nspawn boots of such a tree, or runs of a bundle."""
+    if bundle:
+        return Source(bundle=image.path, ephemeral=ephemeral, options=options)
     if image.is_tree:
         return Source(directory=image.path, mapped=False, ephemeral=ephemeral, options=options)
     return Source(image=image.path, ephemeral=ephemeral, options=options)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from machined.model import adoption, leftovers
 from machined.model.cloning import Cloning
 from machined.model.collector import Collector
 from machined.model.creation import Creation
+from machined.model.devices import Devices
 from machined.model.errors import ServiceManagerError
 from machined.model.filetransfer import FileTransfer
 from machined.model.guests import Guests
@@ -23,13 +24,16 @@ from machined.model.idmaps import IdMaps, Kind
 from machined.model.image_cache import ImageCache
 from machined.model.image_ops import ImageOps
 from machined.model.jobs import Jobs
+from machined.model.lending import Lending, Loan
 from machined.model.lifecycle import Lifecycle
 from machined.model.machine import Machine
 from machined.model.names import is_machine_name
 from machined.model.network.manager import Networks
+from machined.model.placed import Placed
 from machined.model.pool import Pool
 from machined.model.poolservice import PoolService
 from machined.model.ports import GuestConnector, ServiceManager, Unit
+from machined.model.privateusers import Range
 from machined.model.readiness import Readiness
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
@@ -39,6 +43,7 @@ from machined.model.setproperty import SetProperty
 from machined.model.state import States, machine_of_unit, unit_of_machine
 from machined.model.statefile import DIRECTORY, StateDirectory
 from machined.model.sweeping import Sweeping
+from machined.model.users import Held, Users
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +76,7 @@ class Core:
         self.connector = connector
         self.registry = Registry()
         self.images = ImageCache(version=systemd.version)
+        self.placed = Placed(self.images, systemd.version)
         self.long_workers = Workers()
         # What only reads, which anybody may ask for: whoever changes something does not stand in that queue.
         self.read_workers = Workers(SHORT_WORKERS, wait=True)
@@ -96,14 +102,17 @@ class Core:
         self.roots = Roots(
             self.change_workers,
             self.removers,
-            lambda user: self.idmaps.inside(Kind.USER, user) is not None,
+            Users(self._ranges, lambda name: self.images.find(name) is not None),
         )
         self.networks = Networks(systemd)
-        self.registrar.on_registered = self.networks.attach
+        self.devices = Devices()
+        self.lending = Lending()
+        self.registrar.on_registered = self._attach
         self.lifecycle = Lifecycle(
-            self.registry, self.images, self.states, self.jobs, systemd, self.registrar, self.roots, cleanup,
-            self.release, self.networks,
+            self.registry, self.images, self.placed, self.states, self.jobs, systemd, self.registrar,
+            self.roots, cleanup, self.release, self.networks, self.devices, self.lending,
         )  # fmt: skip
+        self.lending.on_returned = self.states.refresh
         self.set_property = SetProperty(
             self.registry, self.states, self.jobs, systemd, self.lifecycle.image_to_start
         )
@@ -148,11 +157,23 @@ class Core:
         else:
             self.roots.adopt(self._unit_is_up)
             self.networks.adopt(self._unit_is_up)
+            self.lending.adopt(self.registry, self._unit_is_up)
+            self.devices.adopt(self._unit_is_up)
         return [machine for machine in self.registry if not machine.is_host()]
 
     def _unit_is_up(self, name: str) -> bool:
         unit = self.states.tracked(unit_of_machine(name))
         return unit is not None and unit.is_up
+
+    async def _attach(self, machine: Machine) -> None:
+        """What a machine gets of its network before its init runs."""
+        await self.lending.attach(machine)
+        await self.networks.attach(machine)
+
+    def _ranges(self) -> Iterator[tuple[str, Range]]:
+        """The users that machines have, by the kernel."""
+        for machine, first, count in self.idmaps.ranges(Kind.USER):
+            yield machine.name, Range(first, count)
 
     async def _job_exists(self, job: str) -> bool:
         try:
@@ -255,18 +276,39 @@ class Core:
         """Take back what a machine had of us, as soon as PID 1 says that nothing of it runs."""
         if (root := self.roots.get(name)) is not None:
             self._spawn(self._release(root))
+        elif (held := self.roots.users.get(name)) is not None:
+            self._spawn(self._release_users(name, held))
         if self.networks.holds(name):
             self._spawn(self._release_network(name, self.networks.run(name)))
+        if (loan := self.lending.get(name)) is not None:
+            self._spawn(self._release_loan(loan))
+        if run := self.devices.run(name):
+            self._spawn(self._release_devices(name, run))
 
     async def _release(self, root: Root) -> None:
         if await self._is_over(root.machine, lambda: self.roots.get(root.machine) is root):
             self.roots.release(root.machine)
             self.states.refresh(root.machine)
 
+    async def _release_users(self, machine: str, held: Held) -> None:
+        if await self._is_over(machine, lambda: self.roots.users.get(machine) is held):
+            self.roots.users.release(machine)
+            self.states.refresh(machine)
+
     async def _release_network(self, machine: str, run: int) -> None:
         if await self._is_over(machine, lambda: self.networks.run(machine) == run):
             await self.networks.release(machine, run)
             self.states.refresh(machine)
+
+    async def _release_devices(self, machine: str, run: int) -> None:
+        if await self._is_over(machine, lambda: self.devices.run(machine) == run):
+            self.devices.release(machine)
+            self.states.refresh(machine)
+
+    async def _release_loan(self, loan: Loan) -> None:
+        if await self._is_over(loan.machine, lambda: self.lending.get(loan.machine) is loan):
+            await self.lending.release(loan.machine, loan)
+            self.states.refresh(loan.machine)
 
     async def _is_over(self, machine: str, concerns: Callable[[], bool]) -> bool:
         """Whether a machine is over, waiting for PID 1 to say so; False when that is not ours any more."""
@@ -301,6 +343,7 @@ class Core:
         await self.pool_file.close()
         await self.roots.close()
         await self.networks.close()
+        await self.lending.close()
         for task in self._looks:
             task.cancel()
         await asyncio.gather(*self._looks, return_exceptions=True)

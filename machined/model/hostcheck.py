@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator
 
 from machined.linux import listening
-from machined.model.settings import managed
+from machined.model.settings import devices, managed
 from machined.model.settings.layers import Finding, Severity
 from machined.model.settings.links import NAME_MAX
 from machined.model.settings.merge import Effective, Value
@@ -20,7 +20,8 @@ from machined.model.settings.words import split_colons
 
 def missing(settings: Effective) -> list[Finding]:
     """What is not there, or taken, as errors; a port taken behind a .nspawn file is a warning, as it was."""
-    return [*_links(settings), *_files(settings), *_ports(settings)]
+    checks = (_links, _files, _devices, _cookies, _ports)
+    return [finding for check in checks for finding in check(settings)]
 
 
 def _links(settings: Effective) -> Iterator[Finding]:
@@ -67,6 +68,19 @@ def _files(settings: Effective) -> Iterator[Finding]:
         source = value.text.partition(":")[2]
         if source.startswith("/") and not os.path.exists(source):
             yield _error(value, f"[Exec] LoadCredential={value.text}: the host has no '{source}'.")
+
+
+def _cookies(settings: Effective) -> Iterator[Finding]:
+    for value in settings.all("Machine", "XAuthority"):
+        if not os.path.isfile(value.text):
+            yield _error(value, f"[Machine] XAuthority={value.text}: the host has no such file.")
+
+
+def _devices(settings: Effective) -> Iterator[Finding]:
+    for value in settings.all("Machine", "Device"):
+        device = devices.parse(value.text)
+        if device is not None and not os.path.exists(device.path):
+            yield _error(value, f"[Machine] Device={value.text}: the host has no '{device.path}'.")
 
 
 def _ports(settings: Effective) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
 
@@ -75,6 +76,17 @@ class IdMaps:
                 if first_outer and first_outer <= outer < first_outer + count:
                     return machine, _valid(first_inner + outer - first_outer)
         return None
+
+    def ranges(self, kind: Kind) -> Iterator[tuple[Machine, int, int]]:
+        """What containers have of the host's ids: first, and how many, if not from root on."""
+        for machine in self._registry:
+            if machine.cls is not MachineClass.CONTAINER:
+                continue
+            try:
+                lines = self._map(machine, kind)
+            except OSError:
+                continue  # as above
+            yield from ((machine, first, count) for _, first, count in lines if first)
 
     def _map(self, machine: Machine, kind: Kind) -> IdMap:
         leader = machine.leader

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from machined.linux import partials
 from machined.linux.worker import TooManyError, Workers
-from machined.model import credentials, image_locks, stacks
+from machined.model import credentials, image_locks, rangebook, stacks
 from machined.model.errors import MachineError, Problem
 from machined.model.firstboot import NOTHING, FirstBoot
 from machined.model.images import POOL, Image, Images, ImageType
@@ -86,12 +86,12 @@ class ImageOps:
         """Whether no further long operation may begin."""
         return self._long.full
 
-    async def begin(self, operation: str, *args: object) -> None:
-        """A long operation. Raises what it raises, MachineError (LIMITS_EXCEEDED, JOB_RUNNING)."""
+    async def begin(self, operation: str, *args: object) -> Any:
+        """A long operation's result. Raises what it raises, MachineError (LIMITS_EXCEEDED, JOB_RUNNING)."""
         if self.make_room is not None:
             await self.make_room()
         try:
-            await self._long.run(operation, *args)
+            return await self._long.run(operation, *args)
         except TooManyError:
             raise too_many() from None
 
@@ -194,6 +194,7 @@ class ImageOps:
                 await self.let_go(image.stack.layers)
         if is_machine_name(image.name):
             credentials.remove(image.name)  # no later image of that name is to be told this one's secrets
+            rangebook.forget(image.name)
             if not keep_settings:
                 settings_files.remove(image.name)
         return kept if keep_settings else []
@@ -231,6 +232,7 @@ class ImageOps:
             await self._short.run(f"{_TREES}:rename", image.path, target, pairs)
         if is_machine_name(image.name):
             credentials.rename(image.name, new_name)
+            rangebook.rename(image.name, new_name)
             settings_files.rename(image.name, new_name)
         return replace(image, name=new_name, path=target)
 

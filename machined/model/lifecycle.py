@@ -13,23 +13,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from machined.linux import process
-from machined.model import configured, credentials, leftovers, preflight, unit
+from machined.model import configured, credentials, devices, leftovers, preflight, unit
+from machined.model.devices import Devices
 from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.failure import last_words
-from machined.model.images import SEARCH_PATH, Image, Images
+from machined.model.images import Image, Images
 from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
+from machined.model.lending import Lending
 from machined.model.names import HOST, check_machine_name
 from machined.model.network.manager import Networks
+from machined.model.placed import Placed
 from machined.model.ports import ServiceManager, UnitProperty
 from machined.model.rebooting import REBOOT_TIMEOUT, Rebooting
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
 from machined.model.rootrecord import Root
 from machined.model.roots import Roots, layers_over
-from machined.model.settings import sources
 from machined.model.settings.merge import Effective
 from machined.model.state import State, States, unit_of_machine
 from machined.model.stopping import POWEROFF_TIMEOUT, StopLimits, StopMode, Stopping
+from machined.model.users import Choice
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Lifecycle:
         self,
         registry: Registry,
         images: Images,
+        placed: Placed,
         states: States,
         jobs: Jobs,
         systemd: ServiceManager,
@@ -52,9 +56,12 @@ class Lifecycle:
         cleanup: str,
         release_root: Callable[[str], None],
         networks: Networks,
+        nodes: Devices,
+        lending: Lending,
     ) -> None:
         self._registry = registry
         self._images = images
+        self._placed = placed
         self._states = states
         self._jobs = jobs
         self._systemd = systemd
@@ -62,47 +69,24 @@ class Lifecycle:
         self._cleanup = cleanup
         self._release_root = release_root
         self._networks = networks
-        self._stopping = Stopping(registry, states, systemd, registrar, roots, networks)
+        self._devices = nodes
+        self._lending = lending
+        self._stopping = Stopping(registry, states, systemd, registrar, roots, networks, nodes, lending)
         self._rebooting = Rebooting(registry, states, systemd, self._stopping)
         self._tasks: set[asyncio.Future[str]] = set()
 
     # -- start ---------------------------------------------------------------------------------------------
+
+    def check_known(self, name: str, origin: str = "", words: Sequence[str] = ()) -> bool:
+        """As Placed.check()."""
+        return self._placed.check(name, origin, words)
 
     def image_to_start(self, name: str, origin: str = "", words: Sequence[str] = ()) -> Image:
         """The image of a machine that may be started now: that of its settings, its name, or `origin`.
 
         Raises MachineError with the reason why not.
         """
-        return self._look(name, origin, words)[0]
-
-    def _look(self, name: str, origin: str, words: Sequence[str]) -> tuple[Image, Effective]:
-        """That image, and the settings of the machine, valid or not."""
-        if name == HOST:
-            raise MachineError(
-                Problem.INVALID_ARGS,
-                "'.host' is this host, which runs. A machine that is made of its tree and keeps nothing is "
-                "started by 'machinectl start --ephemeral .host'.",
-            )
-        check_machine_name(name)
-        if origin not in {"", name} and self._images.find(name) is not None:
-            raise MachineError(
-                Problem.FILE_EXISTS,
-                f"Machine '{name}' cannot be made of image '{origin}': there is an image '{name}'. "
-                f"Choose another name.",
-            )
-        image, version = self._images.find(origin or name), self._systemd.version
-        if origin:
-            settings = sources.load(name, image, version, words)
-        else:
-            image, settings = configured.load(name, image, version, words)
-        if image is None:
-            where = ", ".join(str(path) for path in SEARCH_PATH)
-            raise MachineError(
-                Problem.NO_SUCH_IMAGE,
-                f"No image '{origin or name}' known: nothing of that name is in {where}. "
-                f"'machinectl list-images' shows what there is.",
-            )
-        return image, settings
+        return self._placed.look(name, origin, words)[0]
 
     async def start(
         self, name: str, origin: str = "", *, ephemeral: bool = False, words: Sequence[str] = ()
@@ -113,9 +97,10 @@ class Lifecycle:
         it is with every machine that is made of an image with another name, `origin`. `words` are settings,
         Key=value, that hold until its end.
         """
-        image, settings = self._look(name, origin, words)
+        image, settings = self._placed.look(name, origin, words)
         configured.settle(name, settings)
         ephemeral = ephemeral or image.name != name or settings.yes("Exec", "Ephemeral")
+        configured.check_bundle(name, settings, ephemeral=ephemeral)
         running = self._registry.get(name)
         if (
             running is not None
@@ -129,7 +114,9 @@ class Lifecycle:
             await preflight.let_go(image, self._roots, self._states)
             preflight.check_image(name, image, self._registry, self._roots, ephemeral=ephemeral, boot=boot)
             self._check_base(image, ephemeral)
+            await self._lending.release(name)  # of a run that has just ended
             configured.check_host(name, settings)
+            configured.check(name, self._roots.users.conflicts(name, settings))
             await self._networks.check(name, settings)
         elif ephemeral:
             raise MachineError(
@@ -164,11 +151,15 @@ class Lifecycle:
         prepared = await self._networks.prepare(name, image, settings)
         try:
             source = await self._source(name, image, ephemeral, prepared.settings)
-            source = replace(source, options=(*source.options, *prepared.options))
+            tree = source.directory or (image.path if image.is_tree else "")
+            nodes = await self._devices.prepare(name, settings, tree, source.first_user(settings))
+            source = replace(source, options=(*source.options, *prepared.options, *nodes.options))
             properties = unit.properties(
-                name, self._systemd.version, self._cleanup, source, prepared.settings
+                name, self._systemd.version, self._cleanup, source, prepared.settings, nodes.properties
             )
+            await self._lending.prepare(name, settings)
         except BaseException:
+            self._devices.release(name)
             self._roots.release(name)
             await self._networks.release(name)
             raise
@@ -190,21 +181,36 @@ class Lifecycle:
         """What a start would tell PID 1 now. Raises MachineError."""
         ephemeral = ephemeral or image.name != name or settings.yes("Exec", "Ephemeral")
         prepared = await self._networks.plan(name, image, settings)
-        root = None
+        root, users = None, None
         if Roots.needs(image, ephemeral):
-            root = self._roots.plan(name, image, ephemeral, prepared.settings)
-        source = self._source_of(name, image, ephemeral, root)
-        source = replace(source, options=(*source.options, *prepared.options))
-        return unit.properties(name, self._systemd.version, self._cleanup, source, prepared.settings)
+            root = await self._roots.plan(name, image, ephemeral, prepared.settings)
+        else:
+            users = await self._roots.users.plan_tree(name, image, prepared.settings)
+        source = self._source_of(name, image, ephemeral, root, users, settings)
+        nodes = devices.plan(name, settings)
+        source = replace(source, options=(*source.options, *prepared.options, *nodes.options))
+        return unit.properties(
+            name, self._systemd.version, self._cleanup, source, prepared.settings, nodes.properties
+        )
 
     async def _source(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> unit.Source:
         """What systemd-nspawn is told to boot, which is there from now on. Raises MachineError, OSError."""
-        root = None
+        root, users = None, None
         if Roots.needs(image, ephemeral):
             root = await self._roots.prepare(name, image, ephemeral, settings)
-        return self._source_of(name, image, ephemeral, root)
+        else:
+            users = await self._roots.users.take_tree(name, image, settings)
+        return self._source_of(name, image, ephemeral, root, users, settings)
 
-    def _source_of(self, name: str, image: Image, ephemeral: bool, root: Root | None) -> unit.Source:
+    def _source_of(
+        self,
+        name: str,
+        image: Image,
+        ephemeral: bool,
+        root: Root | None,
+        users: Choice | None,
+        settings: Effective,
+    ) -> unit.Source:
         options = tuple(credentials.options(image.name))
         if root is not None:
             return unit.Source(
@@ -212,11 +218,14 @@ class Lifecycle:
                 ephemeral=ephemeral, read_only=root.read_only, options=options,
             )  # fmt: skip
         if image.name == name and self._is_elsewhere(image):
-            return configured.source(image, ephemeral, options)
-        if not ephemeral:
-            return unit.Source(options=options)
-        # systemd-nspawn copies it.
-        return unit.Source(image=image.path, ephemeral=True, options=options)
+            bundle = settings.is_set("Image", "OCIBundle")
+            source = configured.source(image, ephemeral, options, bundle=bundle)
+        elif not ephemeral:
+            source = unit.Source(options=options)
+        else:
+            # systemd-nspawn copies it.
+            source = unit.Source(image=image.path, ephemeral=True, options=options)
+        return source if users is None else replace(source, base=users.base, ownership=users.ownership)
 
     def _is_elsewhere(self, image: Image) -> bool:
         found = self._images.find(image.name)
@@ -267,8 +276,10 @@ class Lifecycle:
         finally:
             self._states.start_under_way(name, False)
         if result != "done" and not self._unit_is_up(name):
-            self._roots.release(name)  # no event tells of the end of what was never up
+            self._devices.release(name)  # no event tells of the end of what was never up
+            self._roots.release(name)
             await self._networks.release(name)
+            await self._lending.release(name)
         return result
 
     async def _start_transient(self, unit_name: str, properties: Sequence[UnitProperty]) -> str:
@@ -297,7 +308,7 @@ class Lifecycle:
         job = self._jobs.of_machine(name)
         starting = job is not None and job.verb is Verb.START
         if self._registry.get(name) is None and not self._unit_is_up(name) and not starting:
-            known = self._images.find(name) is not None
+            known = self._placed.is_known(name)
             raise MachineError(
                 Problem.NOT_RUNNING if known else Problem.NO_SUCH_MACHINE,
                 f"Machine '{name}' is not running." if known else f"No machine '{name}' known",
@@ -334,7 +345,7 @@ class Lifecycle:
             raise MachineError(
                 Problem.INVALID_ARGS, f"Unknown condition '{condition}', expected one of {known}."
             )
-        if self._states.get(name) is State.STOPPED and self._images.find(name) is None:
+        if self._states.get(name) is State.STOPPED and not self._placed.is_known(name):
             raise MachineError(Problem.NO_SUCH_MACHINE, f"No machine '{name}' known")
 
         def holds() -> bool:

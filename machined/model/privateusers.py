@@ -3,9 +3,51 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from typing import Final
+
 from machined.linux.overlay import RANGE
 from machined.model.errors import MachineError, Problem
 from machined.model.settings.merge import Effective
+from machined.model.userranges import RANGE_OF
+
+PICK: Final = -1
+"""In the place of a user: it may be any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Users of the host that are some machine's. `named`: by its settings, for what purpose ever."""
+
+    base: int
+    count: int = RANGE
+    named: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.base + self.count
+
+    def overlaps(self, other: Range) -> bool:
+        return self.base < other.end and other.base < self.end
+
+
+def named(settings: Effective) -> Range | None:
+    """The range that the settings name; None when they do not."""
+    first, colon, count = settings.get("Exec", "PrivateUsers").partition(":")
+    if not colon or not first.isdecimal() or not count.isdecimal():
+        return None
+    return Range(int(first), int(count), named=True)
+
+
+def shift_of(tree: str) -> int | None:
+    """By how much the owners of a tree are shifted, as systemd-nspawn reads it: off its root directory.
+
+    None when its user and its group are not shifted alike. OSError.
+    """
+    status = os.stat(tree)
+    shift = status.st_uid & RANGE_OF
+    return shift if status.st_gid & RANGE_OF == shift else None
 
 
 def base_of(name: str, settings: Effective, pick: int) -> int:

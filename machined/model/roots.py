@@ -15,13 +15,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from machined.linux.locks import FileLock
 from machined.linux.worker import Workers
-from machined.model import image_locks, privateusers, rootrecord, userranges
+from machined.model import image_locks, privateusers, rootrecord
 from machined.model.errors import MachineError, Problem
 from machined.model.images import POOL, Image, Images, ImageType
+from machined.model.privateusers import PICK, Range
 from machined.model.rootrecord import SCRATCH, Root
 from machined.model.settings.merge import Effective
+from machined.model.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +38,22 @@ def layers_over(images: Images, base: Image) -> list[Image]:
 class Roots:
     """Mounts roots, and knows what is in use by them."""
 
-    def __init__(self, workers: Workers, removers: Workers, is_used: Callable[[int], bool]) -> None:
-        """`removers` do what takes long; `is_used`: whether a user of the host is some machine's already."""
+    def __init__(self, workers: Workers, removers: Workers, users: Users) -> None:
+        """`removers` do what takes long; `users`: whose the trees are, also those that are not mounted."""
         self.pool = POOL
         self._workers = workers
         self._removers = removers
-        self._is_used = is_used
+        self.users = users
         self._held: dict[str, ExitStack] = {}
         self._roots: dict[str, Root] = {}
         self._removals: set[asyncio.Task[None]] = set()
 
     def get(self, name: str) -> Root | None:
         return self._roots.get(name)
+
+    def holds(self, name: str) -> bool:
+        """Whether a machine has a tree or users of us."""
+        return name in self._roots or self.users.get(name) is not None
 
     def users_of(self, path: str) -> list[str]:
         """The machines that run on a tree (or on layers over it), by their names."""
@@ -63,9 +68,13 @@ class Roots:
     async def prepare(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> Root:
         """Mount the root of a machine. Raises MachineError, OSError; nothing is left then."""
         self.release(name)  # what a run before has left
-        base, users = self._choose_users(name, settings)
-        root = _plan(name, image, ephemeral, base, self.pool)
-        self._hold(root, users)
+        base = await self._take_users(name, ephemeral, settings)
+        try:
+            root = _plan(name, image, ephemeral, base, self.pool)
+            self._hold(root)
+        except BaseException:
+            self.users.release(name)
+            raise
         try:
             rootrecord.write(root)
             await self._workers.run(
@@ -80,30 +89,26 @@ class Roots:
             raise
         return root
 
-    def plan(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> Root:
+    async def plan(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> Root:
         """What prepare() would mount now, but for the name of what is written to. Raises MachineError."""
-        held = self._roots.get(name)
-        picked = held.base if held is not None and held.base else userranges.pick(name, self._is_taken)
-        return _plan(name, image, ephemeral, privateusers.base_of(name, settings, picked), self.pool)
+        base = privateusers.base_of(name, settings, PICK)
+        if base == PICK:
+            base = await self.users.pick(name, keep=not ephemeral)
+        return _plan(name, image, ephemeral, base, self.pool)
 
-    def _choose_users(self, name: str, settings: Effective) -> tuple[int, FileLock | None]:
-        """The first user of a machine, and what keeps others from picking that range."""
-        while True:
-            picked = userranges.pick(name, self._is_taken)
-            base = privateusers.base_of(name, settings, picked)
-            users = userranges.lock(base) if base else None
+    async def _take_users(self, name: str, ephemeral: bool, settings: Effective) -> int:
+        """The first user of a machine, which holds its range from now on."""
+        base = privateusers.base_of(name, settings, PICK)
+        if base == PICK:
+            return await self.users.take(name, keep=not ephemeral)
+        if base:
             # Several may share a range that their settings name; none is to pick another's.
-            if users is not None or base != picked:
-                return base, users
+            self.users.hold(name, Range(base, named=True))
+        return base
 
-    def _is_taken(self, base: int) -> bool:
-        return any(root.base == base for root in self._roots.values()) or self._is_used(base)
-
-    def _hold(self, root: Root, users: FileLock | None) -> None:
-        """Lock what a root is made of, and take over the lock of its users. MachineError (IMAGE_BUSY)."""
+    def _hold(self, root: Root) -> None:
+        """Lock what a root is made of. MachineError (IMAGE_BUSY)."""
         with ExitStack() as held:
-            if users is not None:
-                held.enter_context(users)
             try:
                 for path, exclusive in _parts(root):
                     part = Image(os.path.basename(path), path, ImageType.DIRECTORY, read_only=True)
@@ -121,12 +126,15 @@ class Roots:
 
     def adopt(self, is_up: Callable[[str], bool]) -> None:
         """After a start of ours: hold what runs, take away what does not."""
+        self.users.adopt(is_up)
         for root in list(rootrecord.recorded()):
             if not is_up(root.machine):
                 self.release(root.machine)
                 continue
             try:
-                self._hold(root, userranges.lock(root.base) if root.base else None)
+                if root.base and self.users.get(root.machine) is None:
+                    self.users.hold(root.machine, Range(root.base))  # as a daemon before us did
+                self._hold(root)
             except (MachineError, OSError) as error:
                 self._roots[root.machine] = root
                 log.warning("What machine '%s' is made of cannot be locked: %s", root.machine, error)
@@ -145,6 +153,7 @@ class Roots:
         self._roots.pop(name, None)
         if (held := self._held.pop(name, None)) is not None:
             held.close()
+        self.users.release(name)
         self.remove(doomed)
 
     def remove(self, doomed: Iterable[str]) -> None:
@@ -170,6 +179,7 @@ class Roots:
         for held in self._held.values():
             held.close()
         self._held.clear()
+        self.users.close()
 
 
 def _plan(name: str, image: Image, ephemeral: bool, base: int, pool: Path) -> Root:

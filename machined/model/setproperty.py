@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from machined.model import devices
 from machined.model.errors import MachineError, Problem, ServiceManagerError, invalid, no_such_machine
 from machined.model.images import Image
 from machined.model.jobs import Jobs, Verb
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 TRANSIENT: Final = Path("/run/systemd/transient")
 """Where PID 1 keeps what is changed of transient units."""
 _SLICE: Final = "Exec.Slice"
-_ALWAYS: Final = {"DeviceAllow": [list(row) for row in DEVICES]}
 
 
 @dataclass(slots=True)
@@ -179,13 +179,23 @@ class SetProperty:
     ) -> tuple[list[Setting], list[Setting]]:
         """Tell PID 1; what it took, and what it takes for a new unit only. Raises ServiceManagerError."""
         live = [setting for setting in changed if _is_live(setting)]
-        rows = unit_properties.changes(effective, live, _ALWAYS)
+        rows = unit_properties.changes(effective, live, _always(effective))
         if rows:
             await self._systemd.set_unit_properties(unit, rows, runtime=True)
             if _forget_shares(unit, rows):
                 # Once more, so that PID 1 knows what is there of its files.
                 await self._systemd.set_unit_properties(unit, rows, runtime=True)
         return live, [setting for setting in changed if setting not in live]
+
+
+def _always(effective: Effective) -> dict[str, list[list[str]]]:
+    """What a unit has of lists whatever [Service] says of them."""
+    rows = [list(row) for row in DEVICES]
+    try:
+        rows += [row for one in devices.plan("", effective).properties for row in one.value]
+    except MachineError as error:
+        log.debug("A device has gone, so it needs no permission: %s", error)
+    return {"DeviceAllow": rows}
 
 
 def _is_of_unit(setting: Setting) -> bool:

@@ -13,8 +13,10 @@ from enum import StrEnum
 from typing import Final
 
 from machined.linux import process
+from machined.model.devices import Devices
 from machined.model.errors import ServiceManagerError
 from machined.model.jobs import JobTimeoutError
+from machined.model.lending import Lending
 from machined.model.machine import Machine
 from machined.model.network.manager import Networks
 from machined.model.ports import ServiceManager
@@ -73,6 +75,8 @@ class Stopping:
         registrar: Registrar,
         roots: Roots,
         networks: Networks,
+        devices: Devices,
+        lending: Lending,
     ) -> None:
         self._registry = registry
         self._registrar = registrar
@@ -80,6 +84,8 @@ class Stopping:
         self._systemd = systemd
         self._roots = roots
         self._networks = networks
+        self._lending = lending
+        self._devices = devices
 
     async def stop(self, name: str, mode: StopMode, limits: StopLimits) -> str:
         """The work of a job: returns a remark when a later stage was needed. Raises JobTimeoutError."""
@@ -187,11 +193,13 @@ class Stopping:
         """Whether nothing of a machine runs any more.
 
         The image is free only when the machine's own unit has ended, which is after the unregistration, and
-        when what was mounted for it is.
+        when what was mounted for it is, and what it had of the network.
         """
         if self._registry.get(name) is not None or self._states.record(name).starting:
             return False
-        if self._roots.get(name) is not None or self._networks.holds(name):
+        if self._roots.holds(name) or self._networks.holds(name) or self._devices.run(name):
+            return False
+        if self._lending.holds(name):
             return False
         return not unit_name or not self.is_up(unit_name)
 

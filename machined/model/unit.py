@@ -46,8 +46,13 @@ class Source:
     mapped: bool = True
     """Whether they are; else `directory` is just somewhere else."""
     base: int = 0
+    """The first of its users. 0: those of the host, or of a tree that is not mapped, as the settings say."""
+    ownership: str = ""
+    """What systemd-nspawn does about the owners of a tree that is not mapped, where `base` was picked."""
     image: str = ""
     """A disk image."""
+    bundle: str = ""
+    """A bundle as OCI's runtimes have it, of a tree and what runs in it."""
     ephemeral: bool = False
     read_only: bool = False
     options: tuple[str, ...] = ()
@@ -60,27 +65,42 @@ class Source:
     @property
     def is_by_name(self) -> bool:
         """Whether systemd-nspawn finds it by the machine's name."""
-        return not (self.directory or self.image)
+        return not (self.directory or self.image or self.bundle)
+
+    def first_user(self, settings: Effective) -> int | None:
+        """The first of the host's users that are a machine's; None when systemd-nspawn picks it."""
+        if self.is_mapped or self.base:
+            return self.base
+        users = settings.get("Exec", "PrivateUsers")
+        if users in {"no", "identity"}:
+            return 0
+        first = users.partition(":")[0]
+        return int(first) if first.isdecimal() else None
 
     def words(self, settings: Effective) -> list[str]:
         """Options of systemd-nspawn that say what is booted, and whose it is."""
         words = [f"--directory={self.directory}"] if self.directory else []
         words += [f"--image={self.image}"] if self.image else []
+        words += [f"--oci-bundle={self.bundle}"] if self.bundle else []
         if self.is_mapped:
             users = f"{self.base}:65536" if self.base else "no"
             words += [f"--private-users={users}"]
             words += ["--private-users-ownership=off"] if self.base else []
         else:
-            words += _users(settings)
+            words += self._picked() if self.base else _users(settings)
             words += ["--ephemeral"] if self.ephemeral else []
         if self.read_only and not settings.yes("Files", "ReadOnly"):
             words.append("--read-only")
         return [*words, *self.options]
 
+    def _picked(self) -> list[str]:
+        return [f"--private-users={self.base}:65536", f"--private-users-ownership={self.ownership}"]
+
 
 def _users(settings: Effective) -> list[str]:
     users, ownership = settings.get("Exec", "PrivateUsers"), settings.get("Files", "PrivateUsersOwnership")
-    # -U is "pick" on kernels that can and nothing on others.
+    # -U is "pick" on kernels that can and nothing on others. It is for what systemd-nspawn has to pick for:
+    # whose the files of a disk image are is known when it has mounted it.
     words = ["-U"] if users == "pick" else [f"--private-users={users}"]
     return words + ([f"--private-users-ownership={ownership}"] if ownership else [])
 
@@ -104,7 +124,8 @@ def command_line(name: str, source: Source, settings: Effective, version: int) -
         *words,
         f"--link-journal={journal}",
         *source.words(settings),
-        "--settings=no",
+        # (What a bundle says are settings as well, and instead of those of files.)
+        *(["--settings=no"] if not source.bundle else []),
         f"--machine={name}",
         *(["--", *parameters] if parameters else []),
     ]
@@ -127,9 +148,9 @@ def properties(
     source, settings = source or Source(), settings or merge([])
     nspawn = ["systemd-nspawn", "--cleanup", f"--machine={name}"]
     # Its own --cleanup wants to find an image by the name of the machine.
-    ours = not source.is_by_name or is_managed(settings)
+    ours = not source.is_by_name or is_managed(settings) or settings.all("Machine", "Device")
     stop_post = [cleanup, name] if version < 262 or ours else nspawn
-    tree = source.directory or source.image or f"/var/lib/machines/{name}"
+    tree = source.directory or source.image or source.bundle or f"/var/lib/machines/{name}"
     environment = command.environment(settings)
     rows = [
         UnitProperty("Description", "s", f"Machine {name} (container managed by machined)"),

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which users of the host stand for those of a machine whose tree we mount: 65536 of them, by its name.
+"""Which users of the host stand for those of a machine: 65536 of them, by its name.
 
-systemd-nspawn picks for trees that it maps itself; here the mount comes first, so we do, out of the same
-numbers and with the same regard for others.
+We pick in the place of systemd-nspawn, which does not remember what it has picked and where trees are
+mounted before it runs comes too late: out of the same numbers, and with the same regard for others.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from machined.linux import commands
 from machined.linux.locks import FileLock, holder_conflict
 from machined.linux.overlay import RANGE
 from machined.model.errors import MachineError, Problem
+
+log = logging.getLogger(__name__)
 
 # systemd's range for containers, systemd.io/UIDS-GIDS.
 FIRST: Final = 0x0008_0000
@@ -22,6 +28,10 @@ LAST: Final = 0x6FFF_0000
 # Where systemd-nspawn locks what it has picked.
 LOCKS: Final = Path("/run/systemd/nspawn-uid")
 SUBUID: Final = Path("/etc/subuid")
+# What of a user's number says in which range it is.
+RANGE_OF: Final = 0xFFFF_0000
+# Two questions to the host's user database, however many modules of others it asks (nsswitch.conf(5)).
+_ASK: Final = ("timeout", "3", "sh", "-c", 'getent passwd "$@"; getent group "$@"; true', "getent")
 
 
 def pick(name: str, is_used: Callable[[int], bool]) -> int:
@@ -36,12 +46,37 @@ def pick(name: str, is_used: Callable[[int], bool]) -> int:
         base = FIRST + (start + step) % count * RANGE
         if any(first < base + RANGE and base < end for first, end in delegated):
             continue
-        if not is_used(base) and not _is_locked(base):
+        if not is_used(base) and not is_locked(base):
             return base
     raise MachineError(
         Problem.LIMITS_EXCEEDED,
         f"Machine '{name}' can have no users of its own: all ranges between {FIRST} and {LAST} are taken.",
     )
+
+
+def is_fit(base: int) -> bool:
+    """Whether a range is one that can be picked, whoever may have it now."""
+    if not FIRST <= base <= LAST or base % RANGE:
+        return False
+    return not any(first < base + RANGE and base < end for first, end in _delegated())
+
+
+async def is_known(base: int) -> bool:
+    """Whether the host has users or groups in a range: its first and last ones, as systemd-nspawn asks.
+
+    Who cannot be asked within some seconds knows none.
+    """
+    try:
+        found = await asyncio.to_thread(commands.run, *_ASK, str(base), str(base + RANGE - 1))
+    except OSError as error:
+        log.warning("Cannot ask whether the host knows user %d, ignoring: %s", base, error)
+        return False
+    return bool(found.strip())
+
+
+def has_namespaces() -> bool:
+    """Whether this kernel has users of a machine's own."""
+    return os.path.exists("/proc/self/ns/user")
 
 
 def lock(base: int) -> FileLock | None:
@@ -56,7 +91,8 @@ def lock(base: int) -> FileLock | None:
         return None
 
 
-def _is_locked(base: int) -> bool:
+def is_locked(base: int) -> bool:
+    """Whether somebody has picked a range: a machine of ours, or a systemd-nspawn."""
     try:
         return holder_conflict(str(LOCKS / str(base)))
     except OSError:

@@ -42,6 +42,7 @@ def layered(service: Served, name: str, base: Path) -> None:
         ("RenameImage", "ssa{sv}", ["web", "new", {}], "rename"),
         ("RemoveImage", "sa{sv}", ["web", {}], "remove"),
         ("FlattenImage", "sa{sv}", ["web", {}], "flatten"),
+        ("ChownImage", "sa{sv}", ["web", {}], "chown"),
     ],
 )
 async def test_polkit_is_asked_first(
@@ -75,6 +76,8 @@ async def test_polkit_is_asked_first(
         ("CloneImage", "ssa{sv}", ["web", "new", {"x": Variant("b", True)}], "Unknown option 'x'"),
         ("RemoveImage", "sa{sv}", ["web", {"purge": Variant("s", "yes")}], "expected 'b'"),
         ("FlattenImage", "sa{sv}", ["web", {}], "Image 'web' has no layers"),
+        ("ChownImage", "sa{sv}", ["web", {"shift": Variant("u", 7)}], "No range of users begins with 7"),
+        ("ChownImage", "sa{sv}", ["web", {"shift": Variant("t", 0)}], "expected 'u'"),
         ("GetImageLayers", "s", ["../web"], "no name of an image"),
     ],
 )  # fmt: skip
@@ -101,6 +104,7 @@ async def test_what_is_in_use(service: Served) -> None:
     tree = service.sandbox.image("web")
     layered(service, "one", tree)
     for member, signature, body in (
+        ("ChownImage", "sa{sv}", ["web", {}]),
         ("RemoveImage", "sa{sv}", ["web", {}]),
         ("RenameImage", "ssa{sv}", ["web", "new", {}]),
     ):
@@ -159,6 +163,12 @@ async def test_a_clone_that_is_told_something(service: Served) -> None:
     assert actions == ["org.freedesktop.machine1.manage-images", "org.machined1.create-image"]
     assert await asking == "copy"
     assert (service.sandbox.pool / "new/etc/hostname").read_text(encoding="ascii") == "inside\n"
+
+
+async def test_owners(service: Served) -> None:
+    service.sandbox.image("web")
+    answer = await service.client.call("ChownImage", "sa{sv}", "web", {}, interface=OWN_MANAGER)
+    assert answer == [0, 0], "it is nobody's but the host's already"
 
 
 async def test_settings_are_kept(service: Served) -> None:

@@ -11,6 +11,7 @@ import pytest
 from dbus_fast import Variant
 
 from machined.bus.connection import RemoteError
+from machined.model.settings.presets import PRESETS
 from tests.fakes.polkit import NO
 from tests.fakes.service import OWN_MANAGER, Served
 
@@ -166,7 +167,9 @@ async def test_profiles(service: Served) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("# Little of all.\n[Exec]\n", encoding="utf-8")
     service.pretend(1000)
-    assert await do(service, "ListProfiles") == [["small", str(path), "Little of all."]]
+    listed = await do(service, "ListProfiles")
+    assert ["small", str(path), "Little of all."] in listed
+    assert ["gpu", "", PRESETS["gpu"].help] in listed
     assert service.polkit.questions.empty()
 
 

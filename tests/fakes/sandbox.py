@@ -15,7 +15,9 @@ from machined.model import (
     image_ops,
     images,
     leftovers,
+    lending,
     lifecycle,
+    rangebook,
     readiness,
     rootrecord,
     userranges,
@@ -40,6 +42,10 @@ class Sandbox:
         box = cls(root)
         for path in (box.pool, box.runtime, box.locks, box.settings, *box.wants):
             path.mkdir(parents=True)
+
+        async def knows_nobody(base: int) -> bool:
+            return False
+
         monkeypatch.setattr(cgroup, "unit_of", box.units.get)
         monkeypatch.setattr(cgroup, "path_of", lambda pid: f"/{box.units.get(pid, 'init.scope')}")
         monkeypatch.setattr(readiness, "SETTLING", 0)
@@ -47,6 +53,10 @@ class Sandbox:
         monkeypatch.setattr(leftovers, "RECORDS", box.records)
         monkeypatch.setattr(rootrecord, "RUNTIME", box.roots)
         monkeypatch.setattr(userranges, "LOCKS", box.root / "nspawn-uid")
+        monkeypatch.setattr(userranges, "SUBUID", box.root / "subuid")
+        monkeypatch.setattr(userranges, "is_known", knows_nobody)
+        monkeypatch.setattr(rangebook, "KEPT", box.root / "lib-machined/ranges")
+        monkeypatch.setattr(rangebook, "RUNTIME", box.root / "run-machined/ranges")
         monkeypatch.setattr(sources, "NSPAWN", (box.root / "run-nspawn", box.settings))
         monkeypatch.setattr(sources, "CONFIGURATION", box.configuration)
         monkeypatch.setattr(sources, "RUNTIME", box.root / "run-machined")
@@ -56,6 +66,7 @@ class Sandbox:
         monkeypatch.setattr(network_store, "STATE", box.root / "lib-machined")
         monkeypatch.setattr(network_store, "RUNTIME", box.root / "run-machined/network")
         monkeypatch.setattr(network_host, "LOCK", box.root / "run-machined/network.lock")
+        monkeypatch.setattr(lending, "RUNTIME", box.root / "run-machined/lent")
         monkeypatch.setattr(credentials, "DIRECTORY", box.root / "credentials")
         monkeypatch.setattr(images, "LOCKS", box.locks)
         monkeypatch.setattr(image_ops, "_SETTINGS", (box.settings,))

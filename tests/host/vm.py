@@ -25,17 +25,23 @@ _QEMU = (
     "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,cx16=off", "-M", "q35",
     "-m", "2048", "-smp", "2", "-display", "none", "-nodefaults", "-nic", "none",
 )  # fmt: skip
+_NIC = ("-netdev", "hubport,id=nic,hubid=0", "-device", "virtio-net-pci,netdev=nic")
 _KERNEL_LINE = "root=/dev/vda rw console=ttyS0 systemd.journald.forward_to_console=0 net.ifnames=0"
 
 
 class VirtualMachine:
     """A machine of one suite, its disk written to a file that goes with it. Slow: about a minute to boot."""
 
-    def __init__(self, suite: str = "trixie", *, layer: Path | None = None) -> None:
-        """Make it, not booted. `layer` lies on the tree, see `layer.with_machined`."""
+    def __init__(self, suite: str = "trixie", *, layer: Path | None = None, nic: bool = False) -> None:
+        """Make it, not booted.
+
+        `layer` lies on the tree, see `layer.with_machined`; `nic`: it has a network card, eth0, with nothing
+        at the other end.
+        """
         if (reason := why_not()) is not None:
             raise TestHostError(f"no virtual machine: {reason}")
         build.install_tools({"qemu-system-x86_64": "qemu-system-x86"})
+        self._nic = nic
         self._disk = image.ensure(suite, layer)
         self._held = cache.hold(self._disk.image)
         # Not in run/: a socket's path may have 107 bytes and no more.
@@ -84,7 +90,7 @@ class VirtualMachine:
             "-serial", f"file:{self._directory}/console",
             "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=agent,path={self._directory}/agent",
-            "-device", "virtserialport,chardev=agent,name=machined.test",
+            "-device", "virtserialport,chardev=agent,name=machined.test", *(_NIC if self._nic else ()),
         ]  # fmt: skip
 
     def _wait_up(self, deadline: float) -> None:

@@ -11,6 +11,7 @@ from tests.host.boot import Host
 from tests.host.client import client_host
 from tests.host.probe import why_not
 from tests.integration.both_clients import DAEMONS, BothClients
+from tests.integration.configured import Configured
 from tests.integration.driver import Driver, unique_name
 from tests.integration.pair import Pair, Side
 from tests.integration.turns import turn  # noqa: F401
@@ -106,6 +107,14 @@ def fresh_machine(managed: Driver) -> Iterator[str]:
     yield name
     managed.remove(name)
     assert before.diff(managed.host.snapshot()) == []
+
+
+@pytest.fixture
+def box(managed: Driver, machine: str) -> Iterator[Configured]:
+    configured = Configured(managed, machine)
+    yield configured
+    configured.stop()
+    configured.file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from tests.integration.driver import Driver
@@ -29,6 +31,24 @@ use IO::Socket::IP;
 my $peer = IO::Socket::IP->new(PeerHost => $ARGV[0], PeerPort => $ARGV[1], Timeout => 10);
 print $peer ? <$peer> : "failed: $@\\n";
 """
+NAMES: Final = """
+import socket, subprocess
+server = socket.create_server(("::", 53), family=socket.AF_INET6, dualstack_ipv6=True)
+server.close()
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+server.bind(("::", 53))
+subprocess.run(["systemd-notify", "--ready"])
+while True:
+    asked, peer = server.recvfrom(4096)
+    end = asked.index(0, 12) + 5
+    address = asked[end - 4 : end - 2] == b"\\0\\1"
+    answer = asked[:2] + b"\\x81\\x80\\0\\1\\0" + bytes([address]) + bytes(4) + asked[12:end]
+    if address:
+        answer += b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4" + socket.inet_aton("203.0.113.77")
+    server.sendto(answer, peer)
+"""
+"""A name server that has one address for everything."""
 HERE: Final = {4: "192.0.2.1", 6: "2001:db8::1"}
 OUTSIDE: Final = {4: "192.0.2.2", 6: "2001:db8::2"}
 _PREPARE: Final = f"""
@@ -102,6 +122,20 @@ class Lab:
         command = ["systemd-run", "--quiet", "--collect", f"--unit=outside-{port}", "--service-type=notify"]
         inside = ["ip", "netns", "exec", "outside", "perl", "/root/server.pl", str(port), word]
         self.driver.host.run([*command, "--property=NotifyAccess=all", *inside])
+
+    @contextmanager
+    def names_outside(self) -> Iterator[None]:
+        """The host asks a name server out there: all names are 203.0.113.77."""
+        script = self.driver.host.path("/root/names.py")
+        script.write_text(NAMES, encoding="ascii")
+        run = "systemd-run -q --collect --unit=outside-53 --service-type=notify -p NotifyAccess=all"
+        self.sh(f"{run} ip netns exec outside python3 /root/names.py")
+        self.sh("mv /etc/resolv.conf /etc/resolv.before")
+        try:
+            self.sh(f"echo nameserver {OUTSIDE[4]} >/etc/resolv.conf")
+            yield
+        finally:
+            self.sh("mv /etc/resolv.before /etc/resolv.conf; systemctl stop outside-53.service")
 
     def ask(self, address: str, port: int, *, outside: bool = False) -> str:
         """What a server answers to the host, or to the world outside of it."""

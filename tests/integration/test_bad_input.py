@@ -57,6 +57,7 @@ def test_unknown_image(refused: Refused, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["start", "enable", "poweroff", "reboot"])
 def test_invalid_name(refused: Refused, verb: str) -> None:
+    """S86."""
     message = refused(verb, "my_box", says="'my_box'")
     assert "my-box" in message
     assert "letters, digits" in message

@@ -18,7 +18,7 @@ import pytest
 from tests.host import layer, mirror
 from tests.host.boot import Host
 from tests.integration.driver import OURS, Driver, unique_name
-from tests.integration.test_ways_in import Terminal
+from tests.integration.terminals import Terminal
 
 pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A network that works by itself, with and without systemd-networkd on the host."""
+"""A network that works by itself, with and without systemd-networkd on the host: rows S67-S70, S75-S77."""
 
 from __future__ import annotations
 
@@ -235,6 +235,38 @@ def test_a_guest_with_its_own_ideas(lab: Lab) -> None:
         own.unlink()
 
 
+def test_names_of_the_world(lab: Lab) -> None:
+    """S77: what the host can ask for its machines can, in the managed network and in the host's."""
+    tree = lab.driver.host.path(f"/var/lib/machines/{ONE}/etc/resolv.conf")
+    before = tree.read_text(encoding="ascii")
+    ask = ("timeout", "60", "getent", "ahostsv4", "some.where.example")
+    with lab.names_outside():
+        lab.start(ONE)
+        assert "203.0.113.77" in lab.driver.guest(ONE, *ask).stdout
+        gateway = lab.addresses(ONE)[4].rpartition(".")[0] + ".1"
+        told = lab.driver.guest(ONE, "cat", "/etc/resolv.conf").stdout
+        assert told.splitlines()[0] == f"nameserver {gateway}"
+        lab.driver.clear(ONE)
+        assert tree.read_text(encoding="ascii") == before, "it was mounted over, not changed"
+        # With a resolved of its own that is asked, and told whom to ask.
+        stub = "../run/systemd/resolve/stub-resolv.conf"
+        tree.unlink()
+        tree.symlink_to(stub)
+        try:
+            lab.start(ONE)
+            assert lab.driver.guest(ONE, "readlink", "/etc/resolv.conf").stdout.strip() == stub
+            network = lab.driver.guest(ONE, "cat", "/run/systemd/network/80-container-host0.network").stdout
+            assert f"DNS={gateway}" in network.splitlines()
+        finally:
+            lab.driver.clear(ONE)
+            tree.unlink()
+            tree.write_text(before, encoding="ascii")
+        # In the host's network, whatever the tree says.
+        lab.driver.ctl("start", ONE, "--set=Private=no", "--set=ResolvConf=auto")
+        lab.driver.wait(ONE, "running")
+        assert "203.0.113.77" in lab.driver.guest(ONE, *ask).stdout
+
+
 def test_bad_wishes(plain: Lab) -> None:
     refused = plain.refused
     assert "must be an IPv4 or IPv6 address" in refused(ONE, "Address=10.1.2.300")
@@ -405,21 +437,28 @@ def test_a_firewall_that_drops(lab: Lab, hook: str) -> None:
 
 
 def test_more_interfaces(plain: Lab) -> None:
-    plain.sh("ip link add br-lan type bridge; ip addr add 198.51.100.1/24 dev br-lan; ip link set br-lan up")
+    for bridge, address in (("br-lan", "198.51.100.1"), ("br-two", "203.0.113.1")):
+        plain.sh(f"ip link add {bridge} type bridge; ip addr add {address}/24 dev {bridge}")
+        plain.sh(f"ip link set {bridge} up")
     try:
         words = "bridge=br-lan,mac=02:00:00:00:00:09,address=198.51.100.9/24,address=2001:db8:9::9/64"
-        plain.start(ONE, f"Link=lan0:{words}", "Link=spare0")
+        other = "bridge=br-two,mac=02:00:00:00:00:0a,address=203.0.113.9/24"
+        plain.start(ONE, f"Link=lan0:{words}", f"Link=two0:{other}", "Link=spare0")
         told = json.loads(plain.driver.guest(ONE, "ip", "-j", "addr").stdout)
         links = {row["ifname"]: row for row in told}
-        assert {"host0", "lan0", "spare0"} <= set(links)
+        assert {"host0", "lan0", "two0", "spare0"} <= set(links)
         assert links["lan0"]["address"] == "02:00:00:00:00:09"
-        assert "198.51.100.9" in {address["local"] for address in links["lan0"]["addr_info"]}
+        assert links["two0"]["address"] == "02:00:00:00:00:0a"
         plain.serve(ONE, 80, "one")
-        assert plain.ask("198.51.100.9", 80).startswith("one ")
-        assert "vl-" in plain.sh("ip -o link show master br-lan")
+        for link, bridge, address in (("lan0", "br-lan", "198.51.100.9"), ("two0", "br-two", "203.0.113.9")):
+            assert address in {row["local"] for row in links[link]["addr_info"]}
+            assert plain.ask(address, 80).startswith("one ")
+            (port,) = json.loads(plain.sh(f"ip -j link show master {bridge}"))
+            assert port["ifname"].startswith("vl-")
+            assert port["link_index"] == links[link]["ifindex"]
     finally:
         plain.driver.clear(ONE)
-        plain.sh("ip link del br-lan")
+        plain.sh("ip link del br-lan; ip link del br-two")
 
 
 def test_a_machine_without_it_pays_nothing(plain: Lab) -> None:

@@ -5,62 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.driver import Driver, unique_name
+from tests.integration.modes_lab import ModesLab as Lab
 
 pytestmark = [pytest.mark.integration, pytest.mark.either("sid")]
-
-COMMAND = "[Exec]\nBoot=no\nProcessTwo=yes\nParameters=sleep infinity\nPrivateUsers=no\n"
-
-
-class Lab:
-    """Machines that run a command, each with a [Network] of its own, and links of the host for them."""
-
-    def __init__(self, managed: Driver, image: str) -> None:
-        self.managed = managed
-        self.image = image
-        self.files: list[Path] = []
-        self.links: list[str] = []
-
-    def start(self, name: str, network: str, *, check: bool = True) -> str:
-        file = self.managed.host.path(f"/etc/machined/machines/{name}.conf")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{COMMAND}[Network]\n{network}\n", encoding="utf-8")
-        self.files.append(file)
-        words = [name] if name == self.image else [self.image, "--as", name]
-        return self.managed.ctl("start", *words, check=check).stderr
-
-    def stop(self, name: str) -> None:
-        self.managed.call("StopMachine", "sa{sv}", name, "1", "mode", "s", "terminate", check=False)
-        self.managed.call("WaitMachine", "sst", name, "stopped", "60000000", check=False)
-
-    def add(self, name: str, *words: str) -> None:
-        self.managed.host.run(["ip", "link", "add", name, *words])
-        self.managed.host.run(["ip", "link", "set", name, "up"])
-        self.links.append(name)
-
-    def inside(self, name: str) -> dict[str, dict[str, Any]]:
-        """The links that a machine has, but for the loopback."""
-        leader = self.managed.leader(name)
-        done = self.managed.host.run(
-            ["nsenter", f"--target={leader}", "--net", "ip", "-json", "-details", "link"]
-        )
-        return {link["ifname"]: link for link in json.loads(done.stdout) if link["ifname"] != "lo"}
-
-    def host(self) -> dict[str, dict[str, Any]]:
-        done = self.managed.host.run(["ip", "-json", "-details", "link"])
-        return {link["ifname"]: link for link in json.loads(done.stdout)}
-
-    def clear(self) -> None:
-        for file in self.files:
-            self.stop(file.name.removesuffix(".conf"))
-            file.unlink(missing_ok=True)
-        for name in self.links:
-            self.managed.host.run(["ip", "link", "del", name], check=False)
 
 
 @pytest.fixture

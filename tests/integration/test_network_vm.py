@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The managed network on a kernel of its own, for what a shared one may not have: VLANs of a bridge."""
+"""Networks on a kernel of their own: what a shared one may not have are VLANs, IPVLAN, dummies, hardware."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -22,24 +23,81 @@ PATIENCE = 180
 def machine() -> Iterator[VirtualMachine]:
     if (reason := why_not() or vm.why_not()) is not None:
         pytest.skip(reason)
-    with VirtualMachine("trixie", layer=layer.with_machined("trixie")) as machine:
+    with VirtualMachine("trixie", layer=layer.with_machined("trixie"), nic=True) as machine:
         yield machine.boot()
+
+
+def links_of(machine: VirtualMachine) -> list[dict[str, Any]]:
+    """What the guest has, but for its loopback."""
+    leader = machine.check(f"machinectl show {GUEST} --property=Leader --value").strip()
+    told = json.loads(machine.check(f"nsenter --target={leader} --net ip -json -details link"))
+    return [link for link in told if link["ifname"] != "lo"]
+
+
+def host_links(machine: VirtualMachine) -> dict[str, dict[str, Any]]:
+    return {row["ifname"]: row for row in json.loads(machine.check("ip -json -details link"))}
+
+
+def kill(machine: VirtualMachine, before: str = "true") -> None:
+    """systemd-nspawn, right after something else, and wait until nothing of the guest is left."""
+    unit = f"machine-{GUEST}.service"
+    machine.check(f"pid=$(systemctl show -P MainPID {unit}); {before}; kill -KILL $pid")
+    machine.check(f"machinectl wait --for=stopped --timeout={PATIENCE} {GUEST}", PATIENCE * 2)
+    gone = "while [ -e /run/machined/lent ]; do sleep 0.1; done"
+    machine.check(f"timeout {PATIENCE} sh -c '{gone}'", PATIENCE * 2)
+
+
+def test_links_of_the_host(machine: VirtualMachine) -> None:
+    """S73, S74: a station on a link, a virtual one that is lent, and the host's hardware."""
+    machine.check("ip link add park0 type dummy && ip link set park0 up")
+    command = "--set Boot=no --set ProcessTwo=yes --set 'Parameters=sleep infinity'"
+    start = f"machinectl start {GUEST} {command}"
+    machine.check(f"{start} --set IPVLAN=park0:lan", PATIENCE * 2)
+    (link,) = links_of(machine)
+    assert (link["ifname"], link["linkinfo"]["info_kind"]) == ("lan", "ipvlan")
+    assert link["address"] == host_links(machine)["park0"]["address"]
+    machine.check(f"machinectl terminate {GUEST}", PATIENCE)
+    machine.check(f"machinectl wait --for=stopped --timeout={PATIENCE} {GUEST}", PATIENCE * 2)
+
+    before = host_links(machine)
+    lend = "--set Interface=park0:lan --set Interface=eth0:card"
+    machine.check(f"{start} {lend}", PATIENCE * 2)
+    assert {link["ifname"] for link in links_of(machine)} == {"lan", "card"}
+    kill(machine)
+    after = host_links(machine)
+    for name in ("park0", "eth0"):
+        assert after[name]["address"] == before[name]["address"]
+    machine.check(f"{start} --set Interface=eth0:card", PATIENCE * 2)
+    # Nobody holds the namespace now: the kernel returns the card, as "card".
+    kill(machine, "kill -KILL $(systemctl show -P MainPID systemd-machined)")
+    after = host_links(machine)
+    assert after["eth0"]["address"] == before["eth0"]["address"]
+    assert "card" not in after
+    machine.shutdown(PATIENCE)
 
 
 def test_a_vlan_of_a_bridge(machine: VirtualMachine) -> None:
     machine.check("ip link add br-lan type bridge vlan_filtering 1 && ip link set br-lan up")
     machine.check("ip link add link br-lan name lan7 type vlan id 7 && ip link set lan7 up")
     machine.check("bridge vlan add dev br-lan vid 7 self && ip addr add 198.51.100.1/24 dev lan7")
-    link = "Link=lan0:bridge=br-lan,vlan=7,address=198.51.100.9/24"
+    machine.check("ip link add br-two type bridge && ip addr add 203.0.113.1/24 dev br-two")
+    machine.check("ip link set br-two up")
+    link = "Link=lan0:bridge=br-lan,vlan=7,mac=02:00:00:00:00:07,address=198.51.100.9/24"
+    other = "Link=two0:bridge=br-two,mac=02:00:00:00:00:02,address=203.0.113.9/24"
     machine.check(
-        f"machinectl start {GUEST} --set Network=managed --set {link} && "
+        f"machinectl start {GUEST} --set Network=managed --set {link} --set {other} && "
         f"machinectl wait --timeout={PATIENCE} {GUEST}",
         PATIENCE * 2,
     )
     told = json.loads(machine.check("bridge -j vlan show"))
-    (ours,) = [row for row in told if row["ifname"].startswith("vl-")]
-    assert ours["vlans"] == [{"vlan": 7, "flags": ["PVID", "Egress Untagged"]}]
-    assert " 0% packet loss" in machine.check("ping -c 1 -W 20 198.51.100.9")
+    masters = {row["ifname"]: row.get("master") for row in json.loads(machine.check("ip -j link"))}
+    ours = {masters[row["ifname"]]: row["vlans"] for row in told if row["ifname"].startswith("vl-")}
+    assert ours["br-lan"] == [{"vlan": 7, "flags": ["PVID", "Egress Untagged"]}]
+    assert {vlan["vlan"] for vlan in ours.get("br-two", [])} <= {1}
+    inside = {row["ifname"]: row["address"] for row in links_of(machine)}
+    assert (inside["lan0"], inside["two0"]) == ("02:00:00:00:00:07", "02:00:00:00:00:02")
+    for address in ("198.51.100.9", "203.0.113.9"):
+        assert " 0% packet loss" in machine.check(f"ping -c 1 -W 20 {address}")
     (row,) = json.loads(machine.check("machinectl network --json"))["machines"]
     assert " 0% packet loss" in machine.check(f"ping -c 1 -W 20 {row['address']}")
     machine.check(f"machinectl poweroff {GUEST}", PATIENCE)

@@ -11,7 +11,8 @@ import pytest
 from machined.model.settings import section_service, unit_properties
 from machined.model.settings.layers import from_command_line
 from machined.model.settings.merge import Effective, merge
-from tests.integration.driver import Driver
+from tests.integration.driver import OURS, Driver
+from tests.integration.terminals import Terminal
 from tests.integration.unit_oracle import Oracle, differences
 from tests.limits import SAMPLES
 
@@ -120,6 +121,7 @@ def settings_of(managed: Driver, name: str) -> list[str]:
 
 
 def test_at_once_and_for_good(managed: Driver, machine: str) -> None:
+    """S87."""
     managed.start(machine)
     assert shown(managed, machine, *ALL_OF_THEM) == FREE
     done = managed.ctl("set-property", machine, "MemoryMax=2G", "CPUQuota=200%", "TasksMax=4000")
@@ -274,10 +276,28 @@ def test_usage_is_what_the_kernel_counts(managed: Driver, machine: str) -> None:
         assert 2**64 - 1 in {memory, tasks}
 
 
+def test_top(managed: Driver, machine: str) -> None:
+    """S88: as often as it is told, without a terminal; on one until 'q'."""
+    managed.start(machine)
+    looks = managed.ctl("top", machine, "--delay=200ms", "--iterations=2", "-o", "json").stdout.splitlines()
+    for look in looks:
+        (row,) = json.loads(look)
+        assert row["machine"] == machine
+        assert row["cpu"] >= 0
+    assert len(looks) == 2
+    with Terminal(managed, [OURS, "top", "--delay=100ms"]) as terminal:
+        terminal.expect(rf"(?s)\*CPU%.*{machine} .*q: quit")
+        terminal.type("m")
+        terminal.expect(r"\*MEMORY")
+        terminal.type("q")
+        assert terminal.ended() == 0
+
+
 # -- what was written for systemd's template ---------------------------------------------------------------
 
 
 def test_drop_ins_of_the_template(managed: Driver, machine: str) -> None:
+    """S84."""
     template = f"systemd-nspawn@{machine}.service"
     top = managed.host.path("/etc/systemd/system")
     shared, own = top / "systemd-nspawn@.service.d", top / f"{template}.d"

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_three_ways_side_by_side(managed: Driver, machine: str) -> None:
-    """nspawn -bD by hand, the stock template, and our start: all in both lists."""
+    """S85: nspawn -bD by hand, the stock template, and our start: all in both lists."""
     by_hand, by_template = unique_name(), unique_name()
     for name in (by_hand, by_template):
         managed.host.add_guest(name)

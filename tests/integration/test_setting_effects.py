@@ -6,77 +6,14 @@ Machines run a command here, which is up at once, unless it is the system in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import json
 
 import pytest
 
+from tests.integration.configured import COMMAND, POOL, Configured
 from tests.integration.driver import Driver
 
 pytestmark = pytest.mark.integration
-
-COMMAND = (
-    "[Exec]\nBoot=no\nProcessTwo=yes\nParameters=sleep infinity\nPrivateUsers=no\n[Network]\nPrivate=yes\n"
-)
-POOL = "/var/lib/machines"
-
-
-@dataclass
-class Configured:
-    """A machine that is started with what is in its own file."""
-
-    managed: Driver
-    name: str
-
-    @property
-    def file(self) -> Path:
-        return self.managed.host.path(f"/etc/machined/machines/{self.name}.conf")
-
-    def start(self, text: str, *words: str) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(text, encoding="utf-8")
-        self.managed.ctl("start", self.name, *words)
-
-    def stop(self) -> None:
-        self.managed.call("StopMachine", "sa{sv}", self.name, "1", "mode", "s", "terminate", check=False)
-        self.managed.call("WaitMachine", "sst", self.name, "stopped", "90000000", check=False)
-
-    @property
-    def leader(self) -> int:
-        return self.managed.leader(self.name)
-
-    def inside(self, *argv: str, check: bool = True) -> str:
-        """What a program prints that enters all its namespaces."""
-        enter = ["nsenter", "--all", f"--target={self.leader}", "--", *argv]
-        done = self.managed.host.run(enter, check=check)
-        return done.stdout.strip() if check else f"{done.returncode} {done.stderr.strip()}"
-
-    def payload(self) -> int:
-        """The process of the command, under the stub init, which looks for the user before it begins it."""
-        script = (
-            f"while :; do for pid in $(cat /proc/{self.leader}/task/{self.leader}/children); do "
-            f"case $(cat /proc/$pid/comm) in sleep|sh) echo $pid; exit;; esac; done; sleep 0.01; done"
-        )
-        return int(self.managed.host.run(["timeout", "20", "sh", "-c", script]).stdout)
-
-    def proc(self, file: str, pid: int = 0) -> str:
-        return self.managed.host.run(["cat", f"/proc/{pid or self.payload()}/{file}"]).stdout
-
-    def status(self, key: str) -> str:
-        return next(
-            line.split(":", 1)[1].strip()
-            for line in self.proc("status").splitlines()
-            if line.startswith(f"{key}:")
-        )
-
-
-@pytest.fixture
-def box(managed: Driver, machine: str) -> Iterator[Configured]:
-    configured = Configured(managed, machine)
-    yield configured
-    configured.stop()
-    configured.file.unlink(missing_ok=True)
 
 
 def test_the_process(box: Configured) -> None:
@@ -274,6 +211,73 @@ def test_the_host_is_shared(box: Configured) -> None:
     assert "ro" not in box.inside("findmnt", "--noheadings", "--output=VFS-OPTIONS", "/sys").split(",")
 
 
+def test_a_disk_image(box: Configured) -> None:
+    """S15. (No kernel of a build machine has dm-verity: that hashes are looked at shows in the refusal.)"""
+    host, disk = box.managed.host, Configured(box.managed, f"{box.name}-disk")
+    path = f"{POOL}/{disk.name}.raw"
+    host.run(["truncate", "--size=600M", path])
+    host.run(["mkfs.ext4", "-q", "-d", f"{POOL}/{box.name}", path], timeout=120)
+    try:
+        disk.start(COMMAND)
+        assert disk.inside("findmnt", "--noheadings", "--output=FSTYPE", "/") == "ext4"
+        device = disk.inside("findmnt", "--noheadings", "--output=MAJ:MIN", "/").strip()
+        assert device.startswith("7:")  # a loop device
+        disk.stop()
+        host.run(["truncate", "--size=1M", "/srv/t-hashes"])
+        words = [f"--set=RootHash={'ab' * 32}", "--set=VerityData=/srv/t-hashes"]
+        assert box.managed.ctl("start", disk.name, *words, check=False).returncode == 1
+    finally:
+        disk.stop()
+        disk.file.unlink(missing_ok=True)
+        host.run(["rm", "-f", path, "/srv/t-hashes"])
+
+
+def test_a_bundle(box: Configured) -> None:
+    """S16: a tree, and what runs in it, as runtimes of OCI have them."""
+    host, bundle = box.managed.host, "/srv/t-bundle"
+    host.run(["mkdir", bundle])
+    host.run(["mv", f"{POOL}/{box.name}", f"{bundle}/rootfs"])
+    process = {
+        "user": {"uid": 0, "gid": 0}, "cwd": "/usr", "env": ["PATH=/usr/bin", "SAID=yes"],
+        "args": ["sleep", "infinity"],
+    }  # fmt: skip
+    config = {
+        "ociVersion": "1.0.0", "process": process, "root": {"path": "rootfs"}, "hostname": "bundled",
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]},
+    }  # fmt: skip
+    host.path(f"{bundle}/config.json").write_text(json.dumps(config), encoding="utf-8")
+    try:
+        box.start(f"[Image]\nOCIBundle={bundle}\n")
+        begun = f"until [ $(cat /proc/{box.leader}/comm) = sleep ]; do sleep 0.01; done"
+        host.run(["timeout", "20", "sh", "-c", begun])
+        assert box.inside("cat", "/proc/sys/kernel/hostname") == "bundled"
+        assert "SAID=yes" in box.proc("environ", box.leader).split("\0")
+        box.stop()
+        done = box.managed.ctl("start", box.name, "--set=Ephemeral=yes", check=False)
+        assert done.returncode == 1
+        assert bundle in done.stderr
+    finally:
+        box.stop()
+        host.run(["mv", f"{bundle}/rootfs", f"{POOL}/{box.name}"])
+        host.run(["rm", "-r", bundle])
+
+
+def test_the_host_is_out_of_reach(box: Configured) -> None:
+    """S89, S90: what is the whole machine's is not a guest's to change; its root is nobody of the host's."""
+    box.start(COMMAND.replace("PrivateUsers=no\n", ""))
+    assert int(box.proc("uid_map").split()[1]) >= 0x80000
+    for script in (
+        "echo 0 >/proc/sys/kernel/sysrq",
+        "echo b >/proc/sysrq-trigger",
+        "mount -o remount,rw /sys && echo 0 >/sys/kernel/mm/ksm/run",
+        "date --set=@0",
+        "mknod /tmp/disk b 8 0 && : </tmp/disk",
+        "ip link set dev lo netns 1 && ip link add dummy9 type dummy && ip link set dummy9 netns 1",
+        "mount -t debugfs none /mnt",
+    ):
+        assert not box.inside("sh", "-ec", script, check=False).startswith("0"), script
+
+
 def test_a_tree_anywhere(box: Configured) -> None:
     """S6, S14: no image with the machine's name, and none is needed."""
     managed, tree = box.managed, "/srv/t-tree"
@@ -283,6 +287,20 @@ def test_a_tree_anywhere(box: Configured) -> None:
         managed.wait(box.name, "running")
         root = managed.stock("show", box.name, "--property=RootDirectory", "--value").stdout
         assert root.strip() == tree
+        box.stop()
+        # Known, and not running: to whoever asks for it.
+        known = [row[0] for row in json.loads(managed.call("ListAll", "a{sv}", "0").stdout)["data"][0]]
+        assert box.name in known
+        assert managed.ctl("wait", box.name, "--for=stopped").returncode == 0
+        assert "State: stopped" in managed.ctl("status", box.name, check=False).stdout
+        assert f"--directory={tree}" in managed.ctl("explain", box.name).stdout
+        assert managed.ctl("check", box.name).returncode == 0
+        managed.ctl("enable", box.name)
+        managed.ctl("disable", box.name)
+        box.file.unlink()
+        assert managed.ctl("wait", box.name, "--for=stopped", check=False).returncode == 1
+        managed.ctl("start", box.name, f"--set=Directory={tree}")
+        managed.wait(box.name, "running")
         box.stop()
         wrong = box.managed.ctl("start", box.name, "--set=Directory=/srv/nothing", check=False)
         assert wrong.returncode == 1

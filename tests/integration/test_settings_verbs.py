@@ -207,6 +207,7 @@ def test_apply(managed: Driver, configured: str) -> None:
 
 
 def test_settings_go_with_an_image(managed: Driver, fresh_machine: str) -> None:
+    """S82."""
     new = unique_name()
     managed.ctl("set", fresh_machine, "Hostname=x")
     managed.ctl("rename", fresh_machine, new)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.pair import GUEST, GUEST_UNIT, Pair, Side, steps
-from tests.integration.test_ways_in import ESCAPE, Terminal
+from tests.integration.terminals import Terminal
+from tests.integration.test_ways_in import ESCAPE
 
 pytestmark = pytest.mark.integration
 

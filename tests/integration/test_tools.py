@@ -13,9 +13,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.driver import STOCK, Driver, unique_name
+from machinectl.ssh import EXPORTS
+from tests.integration.driver import OURS, STOCK, Driver, unique_name
 from tests.integration.pair import Side
-from tests.integration.test_ways_in import ESCAPE, Terminal
+from tests.integration.terminals import Terminal
+from tests.integration.test_ways_in import ESCAPE
 
 pytestmark = pytest.mark.integration
 
@@ -214,3 +216,26 @@ def test_network(tools: Side, guest: str) -> None:
     assert [leased, "STREAM"] in [words[:2] for words in found]
     assert {words[-1] for words in lines(tools.sh(f"getent hosts {guest}"))} == {guest}
     tools.sh(f"ping -c 1 -W 5 {leased}")
+
+
+def test_ssh_by_the_client(tools: Side, guests: dict[str, str]) -> None:
+    """S79: it becomes ssh, led to the guest's socket where there is one, else to its address."""
+    fake, name = "/usr/local/bin/ssh", guests["private"]
+    tools.sh(f'printf \'#!/bin/sh\\nprintf "%%s\\\\n" "$@"\\nexit 7\\n\' >{fake}; chmod 755 {fake}')
+    exports = [path.format(name) for path in EXPORTS]
+    listen = "systemd-socket-activate --listen=/run/host/unix-export/ssh cat"
+    try:
+        addresses = f"until machinectl status {name} | grep -q Address; do sleep 0.2; done"
+        tools.host.run(["timeout", "60", "sh", "-c", addresses])
+        done = tools.host.run([OURS, "ssh", f"me@{name}", "true"], check=False)
+        assert done.returncode == 7
+        assert any(line.startswith("HostName=") for line in done.stdout.splitlines())
+        tools.host.run(["systemd-run", "-qM", name, "--unit=listens", "sh", "-c", listen])
+        there = " -o ".join(f"-S {path}" for path in exports)
+        tools.host.run(["timeout", "20", "sh", "-c", f"until [ {there} ]; do sleep 0.1; done"])
+        done = tools.host.run([OURS, "ssh", name], check=False)
+        ways = [f"ProxyCommand=/usr/lib/systemd/systemd-ssh-proxy 'unix{path}' %p" for path in exports]
+        assert set(ways) & set(done.stdout.splitlines())
+    finally:
+        tools.host.run(["systemctl", "-M", name, "stop", "listens"], check=False)
+        tools.sh(f"rm -f {fake}")

@@ -52,7 +52,15 @@ def test_same_as_the_template(managed: Driver, machine: str) -> None:
     }
     assert set(different) <= OURS, different
     options = argv(theirs["ExecStart"])
-    assert argv(ours["ExecStart"]) == {*options - {"--settings=override"}, "--settings=no"}
+    # The range that "-U" would pick anew at each start is ours to pick, with what "-U" does to the tree.
+    (users,) = {option for option in argv(ours["ExecStart"]) if option.startswith("--private-users=")}
+    assert int(users.removeprefix("--private-users=").removesuffix(":65536")) % 65536 == 0
+    assert argv(ours["ExecStart"]) == {
+        *options - {"--settings=override", "-U"},
+        "--settings=no",
+        users,
+        "--private-users-ownership=auto",
+    }
     assert set(theirs["After"].split()) <= set(ours["After"].split())
     assert "systemd-machined.service" in ours["After"]
     assert "machined" in ours["Description"]

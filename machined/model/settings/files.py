@@ -13,7 +13,7 @@ from typing import Final
 from machined.linux import wholefile
 from machined.model.errors import MachineError, Problem
 from machined.model.names import is_machine_name
-from machined.model.settings import sources
+from machined.model.settings import presets, sources
 
 _DROP_INS: Final = ".conf.d"
 _FILE: Final = ".conf"
@@ -106,14 +106,16 @@ def _names(directory: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
 
 
 def profiles() -> list[tuple[str, str, str]]:
-    """The profiles there are: name, file, and what its first comment says."""
-    names: set[str] = set()
+    """The profiles there are: name, file (none of those that come with us), what its first comment says."""
+    names: set[str] = set(presets.PRESETS)
     for directory in (sources.CONFIGURATION, sources.RUNTIME):
         names |= set(_names(directory / "profiles", (_FILE,)))
     found = []
     for name in sorted(names):
         path = sources.profile_file(name)
-        if path is not None and not name.startswith("."):
+        if path is None:
+            found += [(name, "", preset.help)] if (preset := presets.PRESETS.get(name)) else []
+        elif not name.startswith("."):
             found.append((name, str(path), _comment(path)))
     return found
 

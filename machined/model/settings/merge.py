@@ -101,7 +101,8 @@ def _add_defaults(result: Effective) -> None:
         if setting.default and not result.values.get(setting):
             result.values[setting] = (Value(setting.default, Source.DEFAULT, None),)
     # Who says how the machine is to begin does not want the default beside it.
-    if result.yes("Exec", "ProcessTwo") and not result.is_set("Exec", "Boot"):
+    command = result.yes("Exec", "ProcessTwo") or result.is_set("Image", "OCIBundle")
+    if command and not result.is_set("Exec", "Boot"):
         _put(result, "Exec", "Boot", "no")
     _add_network(result)
 

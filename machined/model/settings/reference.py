@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from machined.model.settings.presets import PRESETS
 from machined.model.settings.setting import OLDEST, Form, Setting, Trust
 from machined.model.settings.table import SECTIONS, SETTINGS
 
@@ -26,7 +27,8 @@ What is said in several places adds up; of two values for one key the later of t
 2. NAME.nspawn beside the image, of which only what an image may say (below);
 3. limits and devices in drop-ins for systemd-nspawn@.service and systemd-nspawn@NAME.service, also those
    of `systemctl set-property`; what else they say is named in the journal;
-4. profiles: /etc/machined/profiles/PROFILE.conf, chosen by `[Machine] Profile=`;
+4. profiles: /etc/machined/profiles/PROFILE.conf, chosen by `[Machine] Profile=`, or those that come with
+   machined (below);
 5. /run/systemd/nspawn/NAME.nspawn, then /etc/systemd/nspawn/NAME.nspawn, systemd.nspawn(5);
 6. /etc/machined/machines/NAME.conf, then NAME.conf.d/*.conf beside it and in /run/machined/machines, in
    the order of their names (one in /etc is instead of one in /run with its name);
@@ -56,6 +58,28 @@ no other word (the loopback alone); an empty section, a `Port=` or a `VirtualEth
 systemd-nspawn, reading a .nspawn file by itself, any word in [Network] means that there is no link
 unless the file asks for it.)
 
+## Devices
+`Device=/dev/dri` gives a machine a device of the host, or all in a directory: a node that belongs to its
+own root, and to the group that has the same name inside as the host's has outside; bound to where it is
+outside (`Device=/dev/sda:/dev/vda`); and PID 1 lets it be opened, for reading and writing (`:r`, `:rwm`
+say otherwise). `Bind=` and `DeviceAllow=` by themselves make nodes that are nobody's inside. The nodes
+are below /dev/machined while the machine runs. Devices that come while it runs are not in it.
+
+`Device=nvidia.com/gpu=all` is what a file in /etc/cdi or /run/cdi (Container Device Interface) describes
+under that name: its nodes, mounts and variables are settings, which `explain` shows; its hooks are not
+run, and named.
+
+Profiles that come with machined, `machinectl set NAME Profile=gpu`; one in /etc/machined/profiles with
+the same name is instead, and `machinectl explain` shows what they mean on this host:
+
+{presets}
+
+`x11`, `wayland`: the variables are those of the machine's init, and a booted system does not hand them on:
+`machinectl shell --setenv=DISPLAY=:0 --setenv=XAUTHORITY=/run/host/xauthority NAME`. The cookies of the X
+server are those of its own file, so every user inside may draw, and read what is typed. `nesting` makes
+the kernel's whole interface reachable from inside. `hardened` takes what sudo and file capabilities need:
+log in as who you want to be.
+
 ## All settings
 "trusted": ignored in a file beside an image. "not in .nspawn": in our own files and on the command line
 alone."""
@@ -63,10 +87,16 @@ alone."""
 
 def render() -> str:
     """The page."""
-    return (
-        "\n".join([_INTRODUCTION, *(line for section in SECTIONS for line in _section(section))]).rstrip()
-        + "\n"
-    )
+    lines = [_INTRODUCTION.replace("{presets}", "\n".join(_presets()))]
+    lines += (line for section in SECTIONS for line in _section(section))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _presets() -> Iterator[str]:
+    yield "| profile | for |"
+    yield "|---|---|"
+    for name, preset in PRESETS.items():
+        yield f"| `{name}` | {preset.help} |"
 
 
 def _section(section: str) -> Iterator[str]:

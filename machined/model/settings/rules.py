@@ -42,7 +42,7 @@ def _payload(e: Effective) -> Iterator[Contradiction]:
             yield two, f"[Exec] ProcessTwo=yes runs a command, Boot=yes{_at(boot)} an init: say one of them."
         if user:
             yield user, f"[Exec] User={user.text} is for commands (Boot=no): an init is root."
-    elif not e.all("Exec", "Parameters"):
+    elif not (e.all("Exec", "Parameters") or e.all("Image", "OCIBundle")):
         yield two or boot, "[Exec] Boot=no needs a command, Parameters=…: nobody sits at a shell there."
 
 

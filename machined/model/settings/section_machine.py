@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from machined.model.settings import kinds
+from machined.model.settings import devices, kinds, places
 from machined.model.settings.setting import Form, Setting, Trust
 
 ROWS: Final = (
@@ -22,6 +22,28 @@ ROWS: Final = (
         "Settings under a name, of which those said elsewhere count more.",
         Form.OWN,
         many=True,
+        trust=Trust.NOTHING,
+        nspawn_since=None,
+    ),
+    Setting(
+        "Machine",
+        "Device",
+        devices.DEVICE,
+        "",
+        "A device, or all in a directory, is there inside as the machine's own and may be opened; or what a "
+        "CDI file describes ('nvidia.com/gpu=all').",
+        Form.OWN,
+        many=True,
+        trust=Trust.NOTHING,
+        nspawn_since=None,
+    ),
+    Setting(
+        "Machine",
+        "XAuthority",
+        places.PATH,
+        "",
+        "A file of the host with cookies of an X server: they are good inside, whatever the machine's name.",
+        Form.OWN,
         trust=Trust.NOTHING,
         nspawn_since=None,
     ),

@@ -17,7 +17,7 @@ from typing import Final
 
 from machined.linux import inifile
 from machined.model.images import Image
-from machined.model.settings import layers, merge, rules, unit_dropins
+from machined.model.settings import cdi, layers, merge, presets, rules, unit_dropins
 from machined.model.settings.layers import Finding, Layer, Severity, Source
 from machined.model.settings.merge import Effective
 
@@ -108,7 +108,10 @@ def load(
     profiles = list(_profiles([value.text for value in wanted], version))
     beside = [layer for layer in read if layer.source is Source.IMAGE]
     rest = [layer for layer in read if layer.source is not Source.IMAGE]
-    effective = merge.merge([*beside, _of_unit(name, image, version), *profiles, *rest, last])
+    unit = _of_unit(name, image, version)
+    trusted = [*profiles, *rest, last]
+    _describe(trusted)
+    effective = merge.merge([*beside, unit, *trusted])
     effective.findings += rules.check(effective)
     return effective
 
@@ -138,8 +141,42 @@ def _read(path: Path, source: Source, version: int, instead: Instead = _AS_THEY_
 def _profiles(names: list[str], version: int) -> Iterator[Layer]:
     for name in list(dict.fromkeys(names))[:PROFILES_MAX]:
         path = profile_file(name)
-        layer = _read(path, Source.PROFILE, version) if path is not None else None
+        layer = _read(path, Source.PROFILE, version) if path is not None else _preset(name, version)
         if layer is None:
-            text = f"[Machine] Profile={name}: there is no {CONFIGURATION}/profiles/{name}.conf."
+            text = (
+                f"[Machine] Profile={name}: there is no {CONFIGURATION}/profiles/{name}.conf, and of those "
+                f"that come with machined there are {', '.join(presets.PRESETS)}."
+            )
             layer = Layer(Source.PROFILE, findings=[Finding(Severity.ERROR, None, text)])
         yield layer
+
+
+def _preset(name: str, version: int) -> Layer | None:
+    try:
+        text = presets.text(name, presets.Host(version))
+    except presets.NotHereError as error:
+        finding = Finding(Severity.ERROR, None, f"[Machine] Profile={name}: {error}.")
+        return Layer(Source.PROFILE, findings=[finding])
+    if text is None:
+        return None
+    return layers.read(inifile.parse(text.encode(), presets.ORIGIN.format(name)), Source.PROFILE, version)
+
+
+def _describe(said: Iterable[Layer]) -> None:
+    """Where a device is named as CDI does, what that means comes right after it."""
+    known: set[str] = set()
+    for layer in said:
+        lines = []
+        for line in layer.lines:
+            lines.append(line)
+            if line.setting.name != "Machine.Device":
+                continue
+            if not line.values:
+                known.clear()
+            for value in line.values:
+                if not value.startswith("/") and value not in known:
+                    known.add(value)
+                    described = cdi.layer(value, line.source, line.place)
+                    lines += described.lines
+                    layer.findings += described.findings
+        layer.lines = lines

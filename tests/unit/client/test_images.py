@@ -126,7 +126,36 @@ def test_what_a_clone_came_to(manager: Peer, client: Client) -> None:
 def test_layers_need_our_manager(manager: Peer, client: Client) -> None:
     assert client("clone", "--layer", "a", "b").status == 1
     assert client("flatten", "a").status == 1
+    assert client("chown", "a").status == 1
     assert all(member != "CloneImage" or len(arguments) == 3 for member, arguments in manager.calls)
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "answer", "said"),
+    [
+        ("chown a", {}, (3, 0), "Changed the owners of 3 files of image 'a'.\n"),
+        ("chown a --shift=0", {}, (0, 0), "Changed the owners of 0 files of image 'a'.\n"),
+        (
+            "chown --shift=131072 a", {"shift": ("u", 131072)}, (2, 1),
+            "Changed the owners of 2 files of image 'a'. "
+            "1 belong to users outside of its range, and were left.\n",
+        ),
+        ("chown --quiet a", {}, (3, 1), ""),
+    ],
+)  # fmt: skip
+def test_chown(
+    manager: Peer, client: Client, line: str, given: dict[str, Any], answer: tuple[int, int], said: str
+) -> None:
+    manager.answer(OURS, "ChownImage", "tt", *answer)
+    result = client(*line.split())
+    assert (result.status, result.out + result.err) == (0, said)
+    assert manager.calls[-1] == ("ChownImage", ("a", given))
+
+
+@pytest.mark.parametrize("base", ["", "7", "-65536", "x", "4294967296"])
+def test_no_range(client: Client, base: str) -> None:
+    result = client("chown", "a", f"--shift={base}")
+    assert (result.status, "0 or a multiple of 65536" in result.err) == (1, True)
 
 
 @pytest.mark.parametrize(

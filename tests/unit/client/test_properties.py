@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from machinectl import limits
+from machinectl import keys, limits
 from machinectl.completions import script
-from machined.model.settings import section_service
+from machined.model.settings import section_service, table
 
 from .conftest import Client
 from .fakebus import DBUS_ERROR, OURS, FakeError, Peer
@@ -63,5 +63,7 @@ def test_failures(manager: Peer, client: Client) -> None:
 
 def test_completion_offers_what_there_is() -> None:
     assert set(limits.USUAL) <= set(section_service.BY_KEY)
+    assert set(keys.KEYS) == {setting.key for setting in table.SETTINGS}
     for shell in ("bash", "zsh"):
         assert "MemoryMax=" in script(shell)
+        assert "PrivateUsersOwnership=" in script(shell)

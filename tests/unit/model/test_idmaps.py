@@ -142,3 +142,16 @@ async def test_nothing_is_kept_of_a_machine_that_is_over(host: World, proc: Proc
     host.core.registrar.unregister(machine)
     assert host.core.idmaps._known == {}
     assert host.core.idmaps.inside(Kind.USER, SHIFT) is None
+
+
+async def test_all_that_machines_have(host: World, proc: Proc) -> None:
+    """But what begins with the host's root, and what is no container's."""
+    one, leader = await host.register("one")
+    proc.give(leader.pid, (0, SHIFT, 65536), (65536, SHIFT * 3, 7))
+    _, leader = await host.register("two")
+    proc.give(leader.pid, (0, 0, 65536))
+    await host.register("gone")
+    _, leader = await host.register("vm", cls=MachineClass.VM)
+    proc.give(leader.pid, (0, SHIFT * 2, 65536))
+    expected = [(one, SHIFT, 65536), (one, SHIFT * 3, 7)]
+    assert list(host.core.idmaps.ranges(Kind.USER)) == expected

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+"""The unit of a machine, and the command line of systemd-nspawn (row S13 of the features)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from machined.linux import inifile
 from machined.model.errors import MachineError
 from machined.model.ports import UnitProperty
-from machined.model.settings import explanation, files, layers, merge, proofreading, sources
+from machined.model.settings import explanation, files, layers, merge, presets, proofreading, sources
 from machined.model.settings.layers import Finding, Severity, Source
 from tests.fakes.sandbox import Sandbox
 from tests.fakes.world import World
@@ -129,11 +129,15 @@ def test_they_go_with_the_machine(sandbox: Sandbox) -> None:
 
 
 def test_profiles(sandbox: Sandbox) -> None:
-    assert files.profiles() == []
+    ours = {name for name, path, _ in files.profiles() if path == ""}
+    assert ours == set(presets.PRESETS)
     make(sandbox, "etc-machined/profiles/small.conf", "etc-machined/profiles/.#x.conf")
     (sandbox.configuration / "profiles/plain.conf").write_text("[Exec]\n# late\n", encoding="utf-8")
     small, plain = (str(sandbox.configuration / f"profiles/{name}.conf") for name in ("small", "plain"))
-    assert files.profiles() == [("plain", plain, ""), ("small", small, "A word about it.")]
+    theirs = [row for row in files.profiles() if row[0] not in ours]
+    assert theirs == [("plain", plain, ""), ("small", small, "A word about it.")]
+    make(sandbox, "etc-machined/profiles/gpu.conf")
+    assert ("gpu", str(sandbox.configuration / "profiles/gpu.conf"), "A word about it.") in files.profiles()
 
 
 # -- texts that are about to be written --------------------------------------------------------------------

@@ -70,6 +70,7 @@ def test_a_drop_in_in_etc_is_instead_of_one_in_run(box: Sandbox) -> None:
 
 
 def test_what_comes_with_the_image_is_not_trusted(box: Sandbox) -> None:
+    """S81."""
     write(box.pool / "web.nspawn", "[Exec]\nHostname=a\nCapability=all\n[Files]\nBind=/etc\n")
     effective = load(box)
     assert hostname(effective) == "a"

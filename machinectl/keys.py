@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Keys of settings, for completion: the installer reads this where no library is there yet."""
+
+KEYS = (
+    "APIFileSystemsWritable", "Address", "AllowedCPUs", "AllowedMemoryNodes", "AmbientCapability",
+    "BPFProgram", "Background", "Bind", "BindNetworkInterface", "BindReadOnly", "BindUser",
+    "BindUserGroup", "BindUserShell", "Boot", "Bridge", "CPUAccounting", "CPUAffinity",
+    "CPUPressureThresholdSec", "CPUPressureWatch", "CPUQuota", "CPUQuotaPeriodSec", "CPUSetPartition",
+    "CPUWeight", "Capability", "CheckOSRelease", "Console", "ContainerService", "ControlGroupNamespace",
+    "CoredumpReceive", "DNS", "Device", "DeviceAllow", "DevicePolicy", "Directory", "DisableControllers",
+    "DropCapability", "Environment", "Ephemeral", "Gateway", "Hostname", "IOAccounting",
+    "IODeviceLatencyTargetSec", "IODeviceWeight", "IOPressureThresholdSec", "IOPressureWatch",
+    "IOReadBandwidthMax", "IOReadIOPSMax", "IOWeight", "IOWriteBandwidthMax", "IOWriteIOPSMax",
+    "IPAccounting", "IPAddressAllow", "IPAddressDeny", "IPEgressFilterPath", "IPIngressFilterPath",
+    "IPVLAN", "Image", "ImagePolicy", "Inaccessible", "Interface", "KillSignal", "LimitAS", "LimitCORE",
+    "LimitCPU", "LimitDATA", "LimitFSIZE", "LimitLOCKS", "LimitMEMLOCK", "LimitMSGQUEUE", "LimitNICE",
+    "LimitNOFILE", "LimitNPROC", "LimitRSS", "LimitRTPRIO", "LimitRTTIME", "LimitSIGPENDING",
+    "LimitSTACK", "Link", "LinkJournal", "LoadCredential", "Lock", "MACAddress", "MACVLAN", "MachineID",
+    "Managed", "ManagedOOMMemoryPressure", "ManagedOOMMemoryPressureDurationSec",
+    "ManagedOOMMemoryPressureLimit", "ManagedOOMPreference", "ManagedOOMSwap", "MemoryAccounting",
+    "MemoryHigh", "MemoryLow", "MemoryMax", "MemoryMin", "MemoryPressureThresholdSec",
+    "MemoryPressureWatch", "MemorySwapMax", "MemoryZSwapMax", "MemoryZSwapWriteback", "NFTSet",
+    "NamespacePath", "Network", "Nice", "NoNewPrivileges", "NotifyReady", "OCIBundle", "OOMPolicy",
+    "OOMRules", "OOMScoreAdjust", "Overlay", "OverlayReadOnly", "Parameters", "Personality", "PivotRoot",
+    "Port", "Private", "PrivateUsers", "PrivateUsersChown", "PrivateUsersDelegate",
+    "PrivateUsersOwnership", "ProcessTwo", "Profile", "ReadOnly", "ResolvConf",
+    "RestrictAddressFamilies", "RestrictNetworkInterfaces", "RootHash", "RootHashSignature",
+    "RuntimeMaxSec", "SELinuxAPIFSContext", "SELinuxContext", "Seccomp", "SetCredential",
+    "ShareNamespaceIPC", "ShareNamespacePID", "ShareNamespaceUTS", "Slice", "SocketBindAllow",
+    "SocketBindDeny", "StartupAllowedCPUs", "StartupAllowedMemoryNodes", "StartupCPUWeight",
+    "StartupIOWeight", "StartupMemoryHigh", "StartupMemoryLow", "StartupMemoryMax",
+    "StartupMemorySwapMax", "StartupMemoryZSwapMax", "SuppressSync", "SystemCallFilter",
+    "TasksAccounting", "TasksMax", "Template", "TemporaryFileSystem", "TemporaryFileSystemOnTmp",
+    "TimeoutStartSec", "TimeoutStopSec", "Timezone", "UnifiedHierarchy", "User", "VerityData",
+    "VirtualEthernet", "VirtualEthernetExtra", "Volatile", "WatchdogSec", "WorkingDirectory",
+    "XAuthority", "Zone",
+)  # fmt: skip
+"""All of the table of settings; a test compares them."""
