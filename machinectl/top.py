@@ -109,12 +109,12 @@ def top(context: Context, arguments: list[str]) -> int:
     """On a terminal until 'q' is typed, else two looks; or as many as --iterations= says."""
     options = context.options
     looks = Looks(context, arguments)
-    looks.take()
+    rows = looks.take()
     looks.check()
     if options.json or not (sys.stdout.isatty() and sys.stdin.isatty()):
         _batch(context, looks)
     else:
-        _interactive(context, looks)
+        _interactive(context, looks, rows)
     return 0
 
 
@@ -147,11 +147,12 @@ def _keys() -> Iterator[SignalPipe]:
         print()
 
 
-def _interactive(context: Context, looks: Looks) -> None:
+def _interactive(context: Context, looks: Looks, rows: list[Used]) -> None:
+    """The first screen has no rates yet."""
     options = context.options
-    order, rows, shown = options.order, looks.take(), 0
+    order, shown = options.order, 0
     with _keys() as pipe:
-        deadline = time.monotonic()
+        deadline = time.monotonic() + options.delay
         while True:
             if time.monotonic() >= deadline:
                 rows, shown, deadline = looks.take(), shown + 1, time.monotonic() + options.delay

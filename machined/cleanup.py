@@ -17,8 +17,8 @@ from machined.model.names import is_machine_name
 
 # As machined.model.network.store has it.
 NETWORKS = Path("/run/machined/network")
-# As machined.model.devices has it.
-DEVICES = Path("/dev/machined")
+# As machined.model.devices has them.
+DEVICES = (Path("/dev/machined"), Path("/run/machined/xauthority"), Path("/run/machined/devices"))
 
 
 def _runs_again(name: str) -> bool:
@@ -52,15 +52,15 @@ def main() -> int:
     try:
         leftovers.remove(name, Images().find(name))
         has_network = (NETWORKS / f"{name}.machine").exists()
-        has_devices = (DEVICES / name).exists()
+        nodes = [place / name for place in DEVICES if (place / name).exists()]
         has_root = rootrecord.read(name) is not None
-        if (has_root or has_network or has_devices) and not _runs_again(name):
+        if (has_root or has_network or nodes) and not _runs_again(name):
             for path in rootrecord.take_away(name):
                 subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
             if has_network:
                 _take_network_away(name)
-            if has_devices:
-                subprocess.run(["rm", "-rf", "--", DEVICES / name], check=False)
+            if nodes:
+                subprocess.run(["rm", "-rf", "--", *nodes], check=False)
     except OSError as error:
         print(f"Cannot clean up after machine '{name}': {error}", file=sys.stderr)
         return 1

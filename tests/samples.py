@@ -216,4 +216,9 @@ SAMPLES: Final[dict[str, tuple[dict[str, list[str]], tuple[str, ...]]]] = {
     "Image.RootHashSignature": ({"/etc/sig": ["--root-hash-sig=/etc/sig"]}, ("sig", "base64:!")),
     "Image.VerityData": ({"/srv/web.verity": ["--verity-data=/srv/web.verity"]}, PATHS),
     "Machine.Profile": ({"gpu nesting": []}, ("a/b", "-x")),
+    "Machine.Device": (
+        {"/dev/dri": [], "/dev//sda:/dev/vda:rwm": [], "nvidia.com/gpu=all": []},
+        ("/etc/passwd", "/dev/../etc", "/dev/shm/x", "/dev/sda:/dev/a:/dev/b", "/dev/sda:wr", "gpu"),
+    ),
+    "Machine.XAuthority": ({"/root/.Xauthority": []}, PATHS),
 }

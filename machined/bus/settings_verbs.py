@@ -14,7 +14,7 @@ from machined.bus.call import Call
 from machined.bus.settings_apply import configure, is_running, no_machine, tree_of, write
 from machined.bus.verbs import ACTION, MAX_SETTINGS, options
 from machined.bus.vtable import Row, method
-from machined.model import configured, hostcheck
+from machined.model import configured, hostcheck, placed
 from machined.model.core import Core
 from machined.model.errors import MachineError, invalid
 from machined.model.images import Image
@@ -146,8 +146,7 @@ async def set_settings(
     await configure(call, name, "set")
     image = tree_of(core, name)
     edited = editing.set_settings(name, image, core.version, words, runtime=values.get("runtime", False))
-    has_tree = any(edited.effective.all("Image", key) for key in ("Directory", "Image"))
-    if image is None and not has_tree and name not in files.named():
+    if image is None and not placed.names_tree(edited.effective) and name not in files.named():
         raise no_machine(name)
     write(edited.files)
     pending = list(dict.fromkeys(str(change.setting) for change in changes))

@@ -28,15 +28,15 @@ class Node:
 
 
 def find(path: str, limit: int) -> list[Node]:
-    """A device, or all that are below a directory, by their paths; links are passed over.
+    """A device, or all that are below a directory and names for them, by their paths.
 
-    Raises OSError: ENOENT; ENODEV where there is no device; E2BIG for more than `limit`.
+    Raises OSError: ENOENT; ENODEV where there is no device; E2BIG for more than `limit` files.
     """
     found: list[Node] = []
-    for status, name in _walk(path):
+    for count, (status, name) in enumerate(_walk(path)):
         if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             found.append(Node(name, status.st_mode, status.st_rdev, status.st_gid))
-        if len(found) > limit:
+        if count > limit:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), path)
     if not found:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
@@ -50,7 +50,9 @@ def _walk(path: str) -> Iterator[tuple[os.stat_result, str]]:
         for directory, _, names in os.walk(path):
             for name in names:
                 inside = os.path.join(directory, name)
-                yield os.lstat(inside), inside
+                # What has been unplugged meanwhile is no more, and a link may lead nowhere.
+                with contextlib.suppress(FileNotFoundError):
+                    yield os.stat(inside), inside
 
 
 def make(node: Node, path: Path, user: int, group: int, permissions: int) -> None:

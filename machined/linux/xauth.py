@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files with the cookies of X servers (Xsecurity(7), the format of libXau), and which one a server has."""
+"""Files with the cookies of X servers: Xsecurity(7), in the format of libXau."""
 
 from __future__ import annotations
 
 import os
-import socket
-import struct
-from pathlib import Path
+import stat
 from typing import Final
+
+from machined.linux.fds import OwnedFd
 
 ANY_HOST: Final = 0xFFFF
 """The family of an entry that is for every host, whatever its name (FamilyWild of Xauth.h)."""
 SIZE_MAX: Final = 64 * 1024
 _FIELDS: Final = 4
 """After the family: address, display number, name of the protocol, cookie."""
-_CREDENTIALS: Final = struct.Struct("3i")
 
 
 def for_any_host(data: bytes) -> bytes:
@@ -34,19 +33,13 @@ def for_any_host(data: bytes) -> bytes:
     return b"".join(result)
 
 
-def server_file(listens: str) -> str:
-    """The file that a server was told to have its cookies in (-auth), by the socket where it listens.
-
-    It is one of the server's own user, or "".
-    """
-    with socket.socket(socket.AF_UNIX) as asked:
-        asked.setblocking(False)
-        try:
-            asked.connect(listens)
-            answer = asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            pid, uid, _ = _CREDENTIALS.unpack(answer)
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            path = os.fsdecode(words[words.index(b"-auth", 0, -1) + 1])
-            return path if path.startswith("/") and os.stat(path).st_uid == uid else ""
-        except (OSError, ValueError):
-            return ""
+def read(path: str) -> bytes:
+    """The cookies of a file, as for_any_host(). Raises OSError, ValueError."""
+    with OwnedFd(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as fd:
+        if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        with open(fd.fileno(), "rb", closefd=False) as file:
+            data = file.read(SIZE_MAX + 1)
+    if len(data) > SIZE_MAX:
+        raise ValueError(f"it is larger than {SIZE_MAX >> 10} KiB")
+    return for_any_host(data)

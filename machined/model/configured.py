@@ -16,12 +16,11 @@ from machined.model.images import Image, ImageType
 from machined.model.settings import sources
 from machined.model.settings.layers import Finding, Severity
 from machined.model.settings.merge import Effective
+from machined.model.settings.section_image import TREES
 from machined.model.unit import Source
 
 log = logging.getLogger(__name__)
 
-TREES: Final = ("Directory", "Image", "OCIBundle")
-"""Keys of [Image] that say what a machine is made of."""
 _SHOWN: Final = 10
 
 
@@ -95,6 +94,15 @@ def _image(name: str, path: str, said: str) -> Image:
             Problem.FILE_NOT_FOUND, f"Machine '{name}' has no tree: {said}: {error.strerror}."
         ) from None
     return Image(name, path, kind, read_only=False)
+
+
+def root_of(source: Source) -> str:
+    """The tree that a machine is run from, "" where that is not one of its own."""
+    if not source.bundle:
+        return source.directory
+    # Its file may have another name for it, as hardly any does.
+    usual = os.path.join(source.bundle, "rootfs")
+    return usual if os.path.isdir(usual) else source.bundle
 
 
 def source(image: Image, ephemeral: bool, options: tuple[str, ...], *, bundle: bool = False) -> Source:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from machined.linux.worker import Workers
 from machined.model import adoption, leftovers
+from machined.model.belongings import Belonging, Belongings
 from machined.model.cloning import Cloning
 from machined.model.collector import Collector
 from machined.model.creation import Creation
@@ -24,7 +25,7 @@ from machined.model.idmaps import IdMaps, Kind
 from machined.model.image_cache import ImageCache
 from machined.model.image_ops import ImageOps
 from machined.model.jobs import Jobs
-from machined.model.lending import Lending, Loan
+from machined.model.lending import Lending
 from machined.model.lifecycle import Lifecycle
 from machined.model.machine import Machine
 from machined.model.names import is_machine_name
@@ -37,13 +38,12 @@ from machined.model.privateusers import Range
 from machined.model.readiness import Readiness
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
-from machined.model.rootrecord import Root
 from machined.model.roots import Roots
 from machined.model.setproperty import SetProperty
 from machined.model.state import States, machine_of_unit, unit_of_machine
 from machined.model.statefile import DIRECTORY, StateDirectory
 from machined.model.sweeping import Sweeping
-from machined.model.users import Held, Users
+from machined.model.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +107,22 @@ class Core:
         self.networks = Networks(systemd)
         self.devices = Devices()
         self.lending = Lending()
-        self.registrar.on_registered = self._attach
+        self.belongings = Belongings(
+            self.images, systemd.version, cleanup, self.roots, self.networks, self.devices, self.lending
+        )
+        self.registrar.on_registered = self.belongings.attach
         self.lifecycle = Lifecycle(
             self.registry, self.images, self.placed, self.states, self.jobs, systemd, self.registrar,
-            self.roots, cleanup, self.release, self.networks, self.devices, self.lending,
+            self.belongings, self.release,
         )  # fmt: skip
         self.lending.on_returned = self.states.refresh
         self.set_property = SetProperty(
-            self.registry, self.states, self.jobs, systemd, self.lifecycle.image_to_start
+            self.registry,
+            self.states,
+            self.jobs,
+            systemd,
+            self.lifecycle.image_to_start,
+            self.devices.allowed,
         )
         self.guests = Guests(self.registry)
         self.files = FileTransfer(self.registry, self.guests, systemd.version)
@@ -155,20 +163,12 @@ class Core:
         except ServiceManagerError as error:
             log.warning("PID 1 does not list the units of machines, ignoring: %s", error)
         else:
-            self.roots.adopt(self._unit_is_up)
-            self.networks.adopt(self._unit_is_up)
-            self.lending.adopt(self.registry, self._unit_is_up)
-            self.devices.adopt(self._unit_is_up)
+            self.belongings.adopt(self.registry, self._unit_is_up)
         return [machine for machine in self.registry if not machine.is_host()]
 
     def _unit_is_up(self, name: str) -> bool:
         unit = self.states.tracked(unit_of_machine(name))
         return unit is not None and unit.is_up
-
-    async def _attach(self, machine: Machine) -> None:
-        """What a machine gets of its network before its init runs."""
-        await self.lending.attach(machine)
-        await self.networks.attach(machine)
 
     def _ranges(self) -> Iterator[tuple[str, Range]]:
         """The users that machines have, by the kernel."""
@@ -274,41 +274,13 @@ class Core:
 
     def release(self, name: str) -> None:
         """Take back what a machine had of us, as soon as PID 1 says that nothing of it runs."""
-        if (root := self.roots.get(name)) is not None:
-            self._spawn(self._release(root))
-        elif (held := self.roots.users.get(name)) is not None:
-            self._spawn(self._release_users(name, held))
-        if self.networks.holds(name):
-            self._spawn(self._release_network(name, self.networks.run(name)))
-        if (loan := self.lending.get(name)) is not None:
-            self._spawn(self._release_loan(loan))
-        if run := self.devices.run(name):
-            self._spawn(self._release_devices(name, run))
+        for one in self.belongings.of(name):
+            self._spawn(self._release(name, one))
 
-    async def _release(self, root: Root) -> None:
-        if await self._is_over(root.machine, lambda: self.roots.get(root.machine) is root):
-            self.roots.release(root.machine)
-            self.states.refresh(root.machine)
-
-    async def _release_users(self, machine: str, held: Held) -> None:
-        if await self._is_over(machine, lambda: self.roots.users.get(machine) is held):
-            self.roots.users.release(machine)
-            self.states.refresh(machine)
-
-    async def _release_network(self, machine: str, run: int) -> None:
-        if await self._is_over(machine, lambda: self.networks.run(machine) == run):
-            await self.networks.release(machine, run)
-            self.states.refresh(machine)
-
-    async def _release_devices(self, machine: str, run: int) -> None:
-        if await self._is_over(machine, lambda: self.devices.run(machine) == run):
-            self.devices.release(machine)
-            self.states.refresh(machine)
-
-    async def _release_loan(self, loan: Loan) -> None:
-        if await self._is_over(loan.machine, lambda: self.lending.get(loan.machine) is loan):
-            await self.lending.release(loan.machine, loan)
-            self.states.refresh(loan.machine)
+    async def _release(self, name: str, one: Belonging) -> None:
+        if await self._is_over(name, one.concerns):
+            await one.take()
+            self.states.refresh(name)
 
     async def _is_over(self, machine: str, concerns: Callable[[], bool]) -> bool:
         """Whether a machine is over, waiting for PID 1 to say so; False when that is not ours any more."""
@@ -341,12 +313,10 @@ class Core:
         await self.jobs.close()
         await self.lifecycle.close()
         await self.pool_file.close()
-        await self.roots.close()
-        await self.networks.close()
-        await self.lending.close()
         for task in self._looks:
             task.cancel()
         await asyncio.gather(*self._looks, return_exceptions=True)
+        await self.belongings.close()
         await self.readiness.close()
         await self.collector.close()
         await self.files.operations.close()

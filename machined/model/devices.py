@@ -8,8 +8,8 @@ opened. Source: systemd.resource-control(5), DeviceAllow=.
 
 from __future__ import annotations
 
-import asyncio
 import grp
+import json
 import logging
 import os
 import stat
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from machined.linux import devnodes, rootfiles, xauth
+from machined.linux import devnodes, rootfiles, wholefile, xauth
 from machined.linux.devnodes import Node
 from machined.linux.overlay import RANGE
 from machined.model.errors import MachineError, Problem
@@ -26,6 +26,8 @@ from machined.model.names import is_machine_name
 from machined.model.ports import UnitProperty
 from machined.model.settings import devices
 from machined.model.settings.merge import Effective, Value
+from machined.model.settings.words import escape_colons
+from machined.model.threads import to_the_end
 from machined.model.unit import DEVICES
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ DIRECTORY: Final = Path("/dev/machined")
 COOKIES: Final = Path("/run/machined/xauthority")
 """Of X servers, a file for each machine."""
 COOKIES_INSIDE: Final = "/run/host/xauthority"
+ALLOWED: Final = Path("/run/machined/devices")
+"""What PID 1 was told that a machine may open, a file for each."""
 NODES_MAX: Final = 1024
 _GROUPS_SIZE: Final = 256 * 1024
 
@@ -80,7 +84,7 @@ def plan(name: str, settings: Effective) -> Prepared:
 
 def _prepared(name: str, devices: list[Wanted], *, cookies: bool) -> Prepared:
     options = tuple(
-        f"--bind={_escaped(DIRECTORY / name / str(number))}:{_escaped(one.device.target)}"
+        f"--bind={escape_colons(str(DIRECTORY / name / str(number)))}:{escape_colons(one.device.target)}"
         for number, one in enumerate(devices)
     )
     if cookies:
@@ -98,10 +102,6 @@ def _allowed(devices: list[Wanted]) -> list[list[str]]:
             found.setdefault(node.path, set(always.get(node.path, ""))).update(one.device.access)
     rows = [[path, "".join(letter for letter in "rwm" if letter in said)] for path, said in found.items()]
     return [row for row in rows if row[1] != always.get(row[0])]
-
-
-def _escaped(path: Path | str) -> str:
-    return str(path).replace("\\", "\\\\").replace(":", "\\:")
 
 
 class Devices:
@@ -122,13 +122,17 @@ class Devices:
         self._count += 1
         self._runs[name] = self._count
         try:
-            return await asyncio.to_thread(_make_all, name, settings, tree, base)
+            return await to_the_end(_make_all, name, settings, tree, base)
         except OSError as error:
             raise MachineError(
                 Problem.FAILED,
                 f"Machine '{name}' cannot be started: its device nodes below {DIRECTORY} cannot be made "
                 f"({error.strerror}).",
             ) from error
+
+    def allowed(self, name: str) -> list[list[str]]:
+        """What PID 1 was told for a machine that runs, whatever its settings say now."""
+        return _read_allowed(name) if name in self._runs else []
 
     def run(self, name: str) -> int:
         """Which run of a machine has nodes; 0 when none has."""
@@ -144,7 +148,7 @@ class Devices:
 
     def adopt(self, is_up: Callable[[str], bool]) -> None:
         """After a start of ours: know of what runs, take away what is of others."""
-        for name in sorted({*_names(DIRECTORY), *_names(COOKIES)}):
+        for name in sorted({*_names(DIRECTORY), *_names(COOKIES), *_names(ALLOWED)}):
             self._count += 1
             self._runs[name] = self._count
             if not is_up(name):
@@ -161,6 +165,7 @@ def _names(directory: Path) -> list[str]:
 def _remove(name: str) -> None:
     devnodes.remove(DIRECTORY / name)
     (COOKIES / name).unlink(missing_ok=True)
+    (ALLOWED / name).unlink(missing_ok=True)
 
 
 def _make_all(name: str, settings: Effective, tree: str, base: int | None) -> Prepared:
@@ -176,19 +181,41 @@ def _make_all(name: str, settings: Effective, tree: str, base: int | None) -> Pr
         groups = _groups(tree) if base is not None else {}
         for number, one in enumerate(devices):
             for node in one.nodes:
+                if node.is_block and base is None:
+                    raise MachineError(
+                        Problem.INVALID_SETTINGS,
+                        f"Machine '{name}' cannot have '{node.path}': which users are its own is known only "
+                        f"when its disk image is mounted, and a disk is not for all of them. Say which, as "
+                        f"PrivateUsers=1310720:65536, or 'no'.",
+                    )
                 below = os.path.relpath(node.path, one.device.path) if one.is_directory else ""
                 _make(node, top / str(number) / below, groups, base)
     except BaseException:
         _remove(name)
         raise
-    return _prepared(name, devices, cookies=bool(cookies))
+    prepared = _prepared(name, devices, cookies=bool(cookies))
+    _write_allowed(name, [row for one in prepared.properties for row in one.value])
+    return prepared
+
+
+def _write_allowed(name: str, rows: list[list[str]]) -> None:
+    ALLOWED.mkdir(mode=0o755, parents=True, exist_ok=True)
+    wholefile.write(ALLOWED / name, json.dumps(rows).encode(), 0o644)
+
+
+def _read_allowed(name: str) -> list[list[str]]:
+    try:
+        rows = json.loads((ALLOWED / name).read_bytes())
+        return [[str(path), str(access)] for path, access in rows]
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("It is not known which devices machine '%s' may open, ignoring: %s", name, error)
+        return []
 
 
 def _write_cookies(name: str, said: Value) -> None:
     """What programs of any user inside show to the X server. OSError, MachineError."""
     try:
-        with open(said.text, "rb") as file:
-            data = xauth.for_any_host(file.read(xauth.SIZE_MAX))
+        data = xauth.read(said.text)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         text = f"{said.origin}: [Machine] XAuthority={said.text}: it cannot be used, {why}."

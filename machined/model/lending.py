@@ -28,6 +28,7 @@ from machined.model.names import is_machine_name
 from machined.model.registry import Registry
 from machined.model.settings.merge import Effective
 from machined.model.state import unit_of_machine
+from machined.model.threads import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Lending:
                 return
             namespace = held.namespace.dup() if held.namespace is not None else None
             try:
-                await asyncio.to_thread(_fetch, held.machine, held.links, namespace)
+                await to_the_end(_fetch, held.machine, held.links, namespace)
             finally:
                 held.hold(None)
                 del self._loans[name]

@@ -8,40 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from machined.linux import process
-from machined.model import configured, credentials, devices, leftovers, preflight, unit
-from machined.model.devices import Devices
+from machined.model import configured, leftovers, preflight
+from machined.model.belongings import Belongings
 from machined.model.errors import MachineError, Problem, ServiceManagerError
 from machined.model.failure import last_words
 from machined.model.images import Image, Images
 from machined.model.jobs import Job, Jobs, JobTimeoutError, Verb
-from machined.model.lending import Lending
 from machined.model.names import HOST, check_machine_name
-from machined.model.network.manager import Networks
 from machined.model.placed import Placed
 from machined.model.ports import ServiceManager, UnitProperty
 from machined.model.rebooting import REBOOT_TIMEOUT, Rebooting
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
-from machined.model.rootrecord import Root
-from machined.model.roots import Roots, layers_over
+from machined.model.roots import layers_over
 from machined.model.settings.merge import Effective
 from machined.model.state import State, States, unit_of_machine
 from machined.model.stopping import POWEROFF_TIMEOUT, StopLimits, StopMode, Stopping
-from machined.model.users import Choice
 
 log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Makes jobs out of wishes. `cleanup` is the installed program for ExecStopPost.
-
-    `release_root` takes away what a machine runs on when that is known to be over.
-    """
+    """Makes jobs out of wishes. `release` takes back what a machine has of us, once that is over."""
 
     def __init__(
         self,
@@ -52,12 +43,8 @@ class Lifecycle:
         jobs: Jobs,
         systemd: ServiceManager,
         registrar: Registrar,
-        roots: Roots,
-        cleanup: str,
-        release_root: Callable[[str], None],
-        networks: Networks,
-        nodes: Devices,
-        lending: Lending,
+        belongings: Belongings,
+        release: Callable[[str], None],
     ) -> None:
         self._registry = registry
         self._images = images
@@ -65,13 +52,9 @@ class Lifecycle:
         self._states = states
         self._jobs = jobs
         self._systemd = systemd
-        self._roots = roots
-        self._cleanup = cleanup
-        self._release_root = release_root
-        self._networks = networks
-        self._devices = nodes
-        self._lending = lending
-        self._stopping = Stopping(registry, states, systemd, registrar, roots, networks, nodes, lending)
+        self._belongings = belongings
+        self._release = release
+        self._stopping = Stopping(registry, states, systemd, registrar, belongings)
         self._rebooting = Rebooting(registry, states, systemd, self._stopping)
         self._tasks: set[asyncio.Future[str]] = set()
 
@@ -111,13 +94,15 @@ class Lifecycle:
             return await self._job(name, Verb.START, self._already_up)
         if self._jobs.of_machine(name) is None and not self._unit_is_up(name):
             boot = settings.yes("Exec", "Boot")
-            await preflight.let_go(image, self._roots, self._states)
-            preflight.check_image(name, image, self._registry, self._roots, ephemeral=ephemeral, boot=boot)
+            await preflight.let_go(image, self._belongings.roots, self._states)
+            preflight.check_image(
+                name, image, self._registry, self._belongings.roots, ephemeral=ephemeral, boot=boot
+            )
             self._check_base(image, ephemeral)
-            await self._lending.release(name)  # of a run that has just ended
+            await self._belongings.lending.release(name)  # of a run that has just ended
             configured.check_host(name, settings)
-            configured.check(name, self._roots.users.conflicts(name, settings))
-            await self._networks.check(name, settings)
+            configured.check(name, self._belongings.roots.users.conflicts(name, settings))
+            await self._belongings.networks.check(name, settings)
         elif ephemeral:
             raise MachineError(
                 Problem.MACHINE_EXISTS, f"A machine '{name}' is running already; choose another name."
@@ -148,20 +133,12 @@ class Lifecycle:
         for path in leftovers.remove(name, self._images.find(name)):
             log.info("Removed '%s', left by a run of machine '%s' that was killed", path, name)
         began = process.now_usec()[0]
-        prepared = await self._networks.prepare(name, image, settings)
+        # From now on: or what is only now told of the run before would take away what this one is given.
+        self._states.start_under_way(name, True)
         try:
-            source = await self._source(name, image, ephemeral, prepared.settings)
-            tree = source.directory or (image.path if image.is_tree else "")
-            nodes = await self._devices.prepare(name, settings, tree, source.first_user(settings))
-            source = replace(source, options=(*source.options, *prepared.options, *nodes.options))
-            properties = unit.properties(
-                name, self._systemd.version, self._cleanup, source, prepared.settings, nodes.properties
-            )
-            await self._lending.prepare(name, settings)
+            properties = await self._belongings.prepare(name, image, ephemeral, settings)
         except BaseException:
-            self._devices.release(name)
-            self._roots.release(name)
-            await self._networks.release(name)
+            self._states.start_under_way(name, False)
             raise
         result = await self._start_unit(name, properties)
         if result == "done":
@@ -180,56 +157,7 @@ class Lifecycle:
     ) -> list[UnitProperty]:
         """What a start would tell PID 1 now. Raises MachineError."""
         ephemeral = ephemeral or image.name != name or settings.yes("Exec", "Ephemeral")
-        prepared = await self._networks.plan(name, image, settings)
-        root, users = None, None
-        if Roots.needs(image, ephemeral):
-            root = await self._roots.plan(name, image, ephemeral, prepared.settings)
-        else:
-            users = await self._roots.users.plan_tree(name, image, prepared.settings)
-        source = self._source_of(name, image, ephemeral, root, users, settings)
-        nodes = devices.plan(name, settings)
-        source = replace(source, options=(*source.options, *prepared.options, *nodes.options))
-        return unit.properties(
-            name, self._systemd.version, self._cleanup, source, prepared.settings, nodes.properties
-        )
-
-    async def _source(self, name: str, image: Image, ephemeral: bool, settings: Effective) -> unit.Source:
-        """What systemd-nspawn is told to boot, which is there from now on. Raises MachineError, OSError."""
-        root, users = None, None
-        if Roots.needs(image, ephemeral):
-            root = await self._roots.prepare(name, image, ephemeral, settings)
-        else:
-            users = await self._roots.users.take_tree(name, image, settings)
-        return self._source_of(name, image, ephemeral, root, users, settings)
-
-    def _source_of(
-        self,
-        name: str,
-        image: Image,
-        ephemeral: bool,
-        root: Root | None,
-        users: Choice | None,
-        settings: Effective,
-    ) -> unit.Source:
-        options = tuple(credentials.options(image.name))
-        if root is not None:
-            return unit.Source(
-                os.fspath(root.directory), base=root.base,
-                ephemeral=ephemeral, read_only=root.read_only, options=options,
-            )  # fmt: skip
-        if image.name == name and self._is_elsewhere(image):
-            bundle = settings.is_set("Image", "OCIBundle")
-            source = configured.source(image, ephemeral, options, bundle=bundle)
-        elif not ephemeral:
-            source = unit.Source(options=options)
-        else:
-            # systemd-nspawn copies it.
-            source = unit.Source(image=image.path, ephemeral=True, options=options)
-        return source if users is None else replace(source, base=users.base, ownership=users.ownership)
-
-    def _is_elsewhere(self, image: Image) -> bool:
-        found = self._images.find(image.name)
-        return found is None or found.path != image.path
+        return await self._belongings.plan(name, image, ephemeral, settings)
 
     async def _settled(self, name: str) -> bool:
         """Wait while an earlier run is on its way up, down, or through a reboot; whether it is up then.
@@ -271,15 +199,12 @@ class Lifecycle:
             job = await self._start_transient(unit_of_machine(name), properties)
             result = await self._systemd.job_result(job)
         except ServiceManagerError:
-            self._release_root(name)  # once that is sure: it may have begun nevertheless
+            self._release(name)  # once that is sure: it may have begun nevertheless
             raise
         finally:
             self._states.start_under_way(name, False)
         if result != "done" and not self._unit_is_up(name):
-            self._devices.release(name)  # no event tells of the end of what was never up
-            self._roots.release(name)
-            await self._networks.release(name)
-            await self._lending.release(name)
+            await self._belongings.undo(name)  # no event tells of the end of what was never up
         return result
 
     async def _start_transient(self, unit_name: str, properties: Sequence[UnitProperty]) -> str:

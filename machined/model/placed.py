@@ -19,6 +19,7 @@ from machined.model.images import SEARCH_PATH, Image, Images
 from machined.model.names import HOST, check_machine_name, is_machine_name
 from machined.model.settings import layers, sources
 from machined.model.settings.merge import Effective
+from machined.model.settings.section_image import TREES
 
 # More than that are not looked at.
 NAMES_MAX: Final = 4096
@@ -31,13 +32,13 @@ _Stamp = tuple[tuple[str, int, int, int], ...]
 
 def names_tree(effective: Effective) -> bool:
     """Whether settings say what the tree of their machine is."""
-    return any(effective.all("Image", key) for key in configured.TREES)
+    return any(effective.all("Image", key) for key in TREES)
 
 
 def words_name_tree(words: Iterable[str], version: int) -> bool:
     """Whether settings of a command line do."""
     lines = layers.from_command_line(words, version).lines
-    keys = {f"Image.{key}" for key in configured.TREES}
+    keys = {f"Image.{key}" for key in TREES}
     return any(line.values and line.setting.name in keys for line in lines)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from machined.model import devices
 from machined.model.errors import MachineError, Problem, ServiceManagerError, invalid, no_such_machine
 from machined.model.images import Image
 from machined.model.jobs import Jobs, Verb
@@ -45,7 +44,11 @@ class Changed:
 
 
 class SetProperty:
-    """Changes limits. `find_image` also finds trees that only the settings name; it raises MachineError."""
+    """Changes limits.
+
+    `find_image` also finds trees that only the settings name; it raises MachineError. `allowed`: what PID 1
+    was told that a machine may open because of its devices, paths and letters.
+    """
 
     def __init__(
         self,
@@ -54,12 +57,14 @@ class SetProperty:
         jobs: Jobs,
         systemd: ServiceManager,
         find_image: Callable[[str], Image],
+        allowed: Callable[[str], list[list[str]]],
     ) -> None:
         self._registry = registry
         self._states = states
         self._jobs = jobs
         self._systemd = systemd
         self._find_image = find_image
+        self._allowed = allowed
         self._turn = asyncio.Lock()
 
     def check(self, name: str, words: Sequence[str]) -> list[Setting]:
@@ -113,7 +118,7 @@ class SetProperty:
         if unit is None:
             return result
         try:
-            result.applied, result.pending = await self._apply(unit, changed, edited.effective)
+            result.applied, result.pending = await self._apply(name, unit, changed, edited.effective)
         except BaseException as error:
             _take_back(edited, before)
             if isinstance(error, ServiceManagerError):
@@ -135,7 +140,7 @@ class SetProperty:
             raise invalid(f"What machine '{name}' has now is not known, so nothing can be added to it.")
         effective = merge([layers.from_command_line(words, self._systemd.version)])
         try:
-            applied, pending = await self._apply(unit, changed, effective)
+            applied, pending = await self._apply(name, unit, changed, effective)
         except ServiceManagerError as error:
             raise _refused(name, unit, error) from error
         if pending and not applied:
@@ -175,27 +180,18 @@ class SetProperty:
     # -- PID 1 ---------------------------------------------------------------------------------------------
 
     async def _apply(
-        self, unit: str, changed: Sequence[Setting], effective: Effective
+        self, name: str, unit: str, changed: Sequence[Setting], effective: Effective
     ) -> tuple[list[Setting], list[Setting]]:
         """Tell PID 1; what it took, and what it takes for a new unit only. Raises ServiceManagerError."""
         live = [setting for setting in changed if _is_live(setting)]
-        rows = unit_properties.changes(effective, live, _always(effective))
+        always = {"DeviceAllow": [*([*row] for row in DEVICES), *self._allowed(name)]}
+        rows = unit_properties.changes(effective, live, always)
         if rows:
             await self._systemd.set_unit_properties(unit, rows, runtime=True)
             if _forget_shares(unit, rows):
                 # Once more, so that PID 1 knows what is there of its files.
                 await self._systemd.set_unit_properties(unit, rows, runtime=True)
         return live, [setting for setting in changed if setting not in live]
-
-
-def _always(effective: Effective) -> dict[str, list[list[str]]]:
-    """What a unit has of lists whatever [Service] says of them."""
-    rows = [list(row) for row in DEVICES]
-    try:
-        rows += [row for one in devices.plan("", effective).properties for row in one.value]
-    except MachineError as error:
-        log.debug("A device has gone, so it needs no permission: %s", error)
-    return {"DeviceAllow": rows}
 
 
 def _is_of_unit(setting: Setting) -> bool:

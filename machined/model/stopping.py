@@ -13,16 +13,13 @@ from enum import StrEnum
 from typing import Final
 
 from machined.linux import process
-from machined.model.devices import Devices
+from machined.model.belongings import Belongings
 from machined.model.errors import ServiceManagerError
 from machined.model.jobs import JobTimeoutError
-from machined.model.lending import Lending
 from machined.model.machine import Machine
-from machined.model.network.manager import Networks
 from machined.model.ports import ServiceManager
 from machined.model.registrar import Registrar
 from machined.model.registry import Registry
-from machined.model.roots import Roots
 from machined.model.state import States, unit_of_machine
 
 log = logging.getLogger(__name__)
@@ -73,19 +70,13 @@ class Stopping:
         states: States,
         systemd: ServiceManager,
         registrar: Registrar,
-        roots: Roots,
-        networks: Networks,
-        devices: Devices,
-        lending: Lending,
+        belongings: Belongings,
     ) -> None:
         self._registry = registry
         self._registrar = registrar
         self._states = states
         self._systemd = systemd
-        self._roots = roots
-        self._networks = networks
-        self._lending = lending
-        self._devices = devices
+        self._belongings = belongings
 
     async def stop(self, name: str, mode: StopMode, limits: StopLimits) -> str:
         """The work of a job: returns a remark when a later stage was needed. Raises JobTimeoutError."""
@@ -197,9 +188,7 @@ class Stopping:
         """
         if self._registry.get(name) is not None or self._states.record(name).starting:
             return False
-        if self._roots.holds(name) or self._networks.holds(name) or self._devices.run(name):
-            return False
-        if self._lending.holds(name):
+        if self._belongings.holds(name):
             return False
         return not unit_name or not self.is_up(unit_name)
 

@@ -148,7 +148,8 @@ def properties(
     source, settings = source or Source(), settings or merge([])
     nspawn = ["systemd-nspawn", "--cleanup", f"--machine={name}"]
     # Its own --cleanup wants to find an image by the name of the machine.
-    ours = not source.is_by_name or is_managed(settings) or settings.all("Machine", "Device")
+    given = any(settings.all("Machine", key) for key in ("Device", "XAuthority"))
+    ours = not source.is_by_name or is_managed(settings) or given
     stop_post = [cleanup, name] if version < 262 or ours else nspawn
     tree = source.directory or source.image or source.bundle or f"/var/lib/machines/{name}"
     environment = command.environment(settings)

@@ -137,31 +137,33 @@ def test_nvidia_by_its_description(box: Configured, card: str) -> None:
 
 
 def test_displays(box: Configured) -> None:
-    """S93, S94: the sockets of an X server and of a Wayland compositor, their variables, cookies."""
+    """S93, S94: an X server and a Wayland compositor can be reached, with cookies that somebody names."""
     host = box.managed.host
     cookie = "\\001\\000\\000\\004host\\000\\0013\\000\\001n\\000\\002ab"
     script = (
         "import os, socket, sys\n"
         "kept = []\n"
-        "for path in ('/tmp/.X11-unix/X3', '/run/user/4711/wayland-0'):\n"
+        "for path, mode in (('/tmp/.X11-unix/X3', 0o777), ('/run/user/4711/wayland-0', 0o755)):\n"
         "    os.makedirs(os.path.dirname(path), exist_ok=True)\n"
         "    kept.append(socket.socket(socket.AF_UNIX))\n"
         "    kept[-1].bind(path)\n"
         "    kept[-1].listen()\n"
+        "    os.chmod(path, mode)\n"
+        "    os.chown(path, 4711, 4711)\n"
         "print('up', flush=True)\n"
         "sys.stdin.read()\n"
     )
     host.run(["sh", "-c", f"umask 077; printf '{cookie}' >/run/t-cookies"])
-    words = ["python3", "-c", script, "-auth", "/run/t-cookies"]
-    server = host.popen(words, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+    server = host.popen(["python3", "-c", script], stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "up\n"
-        box.start(f"{PRIVATE}[Machine]\nProfile=x11 wayland\n")
+        box.start(f"{PRIVATE}[Machine]\nProfile=x11 wayland\nXAuthority=/run/t-cookies\n")
         environment = box.proc("environ").split("\0")
         assert {"DISPLAY=:3", "WAYLAND_DISPLAY=/run/host/wayland-0"} <= set(environment)
         assert "XAUTHORITY=/run/host/xauthority" in environment
-        box.inside("test", "-S", "/tmp/.X11-unix/X3", "-a", "-S", "/run/host/wayland-0")
+        assert reached(box, "/tmp/.X11-unix/X3", 1) == "yes"
+        assert [reached(box, "/run/host/wayland-0", user) for user in (4711, 1)] == ["yes", "no"]
         read = "runuser -u daemon -- od -An -tx1 /run/host/xauthority"
         assert box.inside("sh", "-c", read).split()[:4] == ["ff", "ff", "00", "04"]
         box.stop()
@@ -170,6 +172,30 @@ def test_displays(box: Configured) -> None:
         box.stop()
         server.communicate()
         host.run(["rm", "-rf", "/tmp/.X11-unix/X3", "/run/user/4711", "/run/t-cookies"])
+
+
+def reached(box: Configured, path: str, user: int) -> str:
+    """Whether a user of the machine can connect; by the host's Python, as there is none inside."""
+    script = (
+        "import ctypes, os, socket\n"
+        "libc = ctypes.CDLL(None)\n"
+        "target = os.open('/proc/{0}/ns/user', os.O_RDONLY), os.open('/proc/{0}/ns/mnt', os.O_RDONLY)\n"
+        "connecting = socket.socket(socket.AF_UNIX)\n"
+        "for fd in target:\n"
+        "    assert libc.setns(fd, 0) == 0\n"
+        "os.setgroups([])\n"
+        # (By way of root: who is nobody keeps the capabilities that it has got there.)
+        "for number in (0, {1}):\n"
+        "    os.setgid(number)\n"
+        "    os.setuid(number)\n"
+        "try:\n"
+        "    connecting.connect({2!r})\n"
+        "except PermissionError:\n"
+        "    print('no')\n"
+        "else:\n"
+        "    print('yes')\n"
+    )
+    return box.managed.host.run(["python3", "-c", script.format(box.leader, user, path)]).stdout.strip()
 
 
 @pytest.mark.parametrize("preset", ["fuse", "tun"])

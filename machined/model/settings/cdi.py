@@ -9,20 +9,26 @@ github.com/cncf-tags/container-device-interface.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from machined.linux.fds import OwnedFd
 from machined.linux.inifile import Place
 from machined.model.settings import devices, table
 from machined.model.settings.layers import Finding, Layer, Line, Severity, Source
 
 DIRECTORIES: Final = (Path("/etc/cdi"), Path("/run/cdi"))
-SIZE_MAX: Final = 4 * 1024 * 1024
+SIZE_MAX: Final = 1024 * 1024
 FILES_MAX: Final = 256
 _HOW: Final = "a vendor's tool makes one, as 'nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml' does"
 _SUFFIXES: Final = {".json", ".yaml", ".yml"}
+
+
+_Stamp = tuple[int, int, int]
 
 
 class _BadFileError(Exception):
@@ -39,8 +45,14 @@ class _File:
         return {str(one.get("name")): one for one in _tables(self.content.get("devices"))}
 
 
-def layer(name: str, source: Source, place: Place | None) -> Layer:
-    """What a device, VENDOR/CLASS=NAME, means; errors are in it as findings, at the place that names it."""
+_KNOWN: Final[dict[Path, tuple[_Stamp, _File | _BadFileError]]] = {}
+
+
+def layer(name: str, source: Source, place: Place | None, used: set[Path]) -> Layer:
+    """What a device, VENDOR/CLASS=NAME, means; errors are in it as findings, at the place that names it.
+
+    `used`: files of which a device is there already; what such a file says of all of them is not said again.
+    """
     result = Layer(source)
     kind, _, wanted = name.partition("=")
     known: list[str] = []
@@ -55,7 +67,9 @@ def layer(name: str, source: Source, place: Place | None) -> Layer:
             continue
         found = file.devices()
         if wanted in found:
-            for edits in (file.content.get("containerEdits"), found[wanted].get("containerEdits")):
+            shared = [] if path in used else [file.content.get("containerEdits")]
+            used.add(path)
+            for edits in (*shared, found[wanted].get("containerEdits")):
                 _add(result, file, edits if isinstance(edits, Mapping) else {})
             return result
         known += found
@@ -68,8 +82,9 @@ def layer(name: str, source: Source, place: Place | None) -> Layer:
 
 
 def _paths() -> list[Path]:
+    """Those in the later directory come first: they count more."""
     found: list[Path] = []
-    for directory in DIRECTORIES:
+    for directory in reversed(DIRECTORIES):
         try:
             found += sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES)
         except OSError:
@@ -78,8 +93,29 @@ def _paths() -> list[Path]:
 
 
 def _read(path: Path) -> _File:
-    with path.open("rb") as file:
-        data = file.read(SIZE_MAX + 1)
+    """Raises _BadFileError, OSError. Files that have not changed are not read again: YAML takes its time."""
+    status = path.stat()
+    stamp = status.st_ino, status.st_size, status.st_mtime_ns
+    known = _KNOWN.get(path)
+    if known is None or known[0] != stamp:
+        try:
+            known = stamp, _parse(path)
+        except _BadFileError as error:
+            known = stamp, error
+        if len(_KNOWN) >= FILES_MAX:
+            _KNOWN.clear()
+        _KNOWN[path] = known
+    if isinstance(known[1], _BadFileError):
+        raise _BadFileError(*known[1].args)
+    return known[1]
+
+
+def _parse(path: Path) -> _File:
+    with OwnedFd(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as fd:
+        if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
+            raise _BadFileError("it is no regular file")
+        with open(fd.fileno(), "rb", closefd=False) as file:
+            data = file.read(SIZE_MAX + 1)
     if len(data) > SIZE_MAX:
         raise _BadFileError(f"it is larger than {SIZE_MAX >> 20} MiB")
     try:
@@ -94,11 +130,12 @@ def _read(path: Path) -> _File:
 def _yaml(data: bytes) -> Any:
     import yaml  # few hosts have such files
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         # Aliases make small files large; no tool writes them here.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(data)):
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(data, Loader=loader)):
             raise ValueError("aliases are not supported")
-        return yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(data, Loader=loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -121,7 +158,8 @@ def _add(result: Layer, file: _File, edits: Mapping[str, Any]) -> None:
         else:
             result.lines.append(Line(setting, (value,), result.source, place))
     for hook in _tables(edits.get("hooks")):
-        words = " ".join(map(str, hook.get("args") or [hook.get("path")]))
+        given = hook.get("args")
+        words = " ".join(map(str, given if isinstance(given, list) and given else [hook.get("path")]))
         result.findings.append(Finding(Severity.WARNING, place, f"The hook '{words}' {_advice(words)}."))
 
 

@@ -9,13 +9,15 @@ from typing import Final
 
 from machined.model.settings.kinds import Kind
 from machined.model.settings.places import path
-from machined.model.settings.words import split_colons
+from machined.model.settings.words import escape_colons, split_colons
 
 ACCESS: Final = "rw"
 """What may be done to a device unless something else is said."""
 # As the Container Device Interface names devices: VENDOR/CLASS=NAME.
 _WORD: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,99}"
 _CDI: Final = re.compile(rf"{_WORD}/{_WORD}=[A-Za-z0-9][\w.:-]{{0,99}}")
+# Where anybody may write, what is of each process or machine, and what is ours.
+_NOT_DEVICES: Final = frozenset({"shm", "fd", "pts", "mqueue", "hugepages", "machined"})
 _ACCESS: Final = re.compile(r"r?w?m?")
 
 
@@ -59,12 +61,14 @@ def _below_dev(text: str) -> str:
     clean = path(text)
     if not clean.startswith("/dev/"):
         raise ValueError(f"'{text}' must be below /dev (other files are shown by Bind=)")
+    if clean.split("/")[2] in _NOT_DEVICES:
+        raise ValueError(f"'{text}' is no place of devices (Bind= shows files)")
     return clean
 
 
 def _text(found: Device) -> str:
     parts = [found.path] + ([found.target] if found.target != found.path else [])
-    return ":".join([part.replace("\\", "\\\\").replace(":", "\\:") for part in parts] + [found.access])
+    return ":".join([*map(escape_colons, parts), found.access])
 
 
 DEVICE: Final = Kind(

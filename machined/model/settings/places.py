@@ -9,7 +9,7 @@ from typing import Final
 from machined.linux.paths import is_normalized
 from machined.model.settings import kinds
 from machined.model.settings.kinds import Kind
-from machined.model.settings.words import split_colons
+from machined.model.settings.words import escape_colons, split_colons
 
 _PATH_MAX: Final = 4095
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(=.*)?", re.DOTALL)
@@ -37,7 +37,7 @@ def _from_either(text: str) -> str:
 
 
 def _colons(parts: list[str]) -> str:
-    return ":".join(part.replace("\\", "\\\\").replace(":", "\\:") for part in parts)
+    return ":".join(map(escape_colons, parts))
 
 
 def bind(text: str) -> str:

@@ -6,18 +6,18 @@ An administrator's profile of the same name is instead of one of these.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from machined.linux import xauth
-
 ORIGIN: Final = "preset {}"
 """Where values of a preset come from, in place of a file."""
-_SOCKETS_MAX: Final = 4096
+_TABLE_MAX: Final = 16 * 1024 * 1024
+"""Bytes of the kernel's table of sockets."""
+_LISTENS: Final = "00010000"
+"""The flag of a socket that waits for connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,21 @@ class Host:
     def has(self, path: str) -> bool:
         return (self.root / path.lstrip("/")).exists()
 
-    def sockets(self, directory: str, pattern: str) -> list[str]:
-        """The sockets whose path below a directory matches as a whole, sorted."""
-        top = self.root / directory.lstrip("/")
-        found = []
-        for number, path in enumerate(top.glob("*" if "/" not in pattern else "*/*")):
-            if number >= _SOCKETS_MAX:
-                break
-            if re.fullmatch(pattern, str(path.relative_to(top))) and path.is_socket():
-                found.append(f"{directory}/{path.relative_to(top)}")
-        return sorted(found)
+    def sockets(self, pattern: str) -> list[str]:
+        """The paths of sockets that somebody listens at and that match as a whole, sorted.
 
-    def cookies(self, display: int) -> str:
-        """The file with the cookies of the X server of a display, "" for none."""
-        return xauth.server_file(os.fspath(self.root / f"tmp/.X11-unix/X{display}"))
+        By the kernel's own table, proc_net(5): the directories belong to users, and whoever looks into them
+        waits for what they have mounted there.
+        """
+        try:
+            with open(self.root / "proc/net/unix", "rb") as file:
+                lines = file.read(_TABLE_MAX).decode(errors="replace").splitlines()
+        except OSError:
+            return []
+        found = {
+            fields[7] for line in lines if len(fields := line.split(None, 7)) == 8 and fields[3] == _LISTENS
+        }
+        return sorted(path for path in found if re.fullmatch(pattern, path))
 
 
 class NotHereError(Exception):
@@ -89,29 +90,27 @@ def _nvidia(host: Host) -> Iterator[str]:
 
 
 def _x11(host: Host) -> Iterator[str]:
-    displays = host.sockets("/tmp/.X11-unix", r"X[0-9]+")
+    displays = host.sockets(r"/tmp/\.X11-unix/X[0-9]{1,5}")
     if not displays:
         raise NotHereError("no X server of this host listens in /tmp/.X11-unix")
-    number = min(int(path.rpartition("X")[2]) for path in displays)
-    yield f"Exec.Environment=DISPLAY=:{number}"
+    yield f"Exec.Environment=DISPLAY=:{min(int(path.rpartition('X')[2]) for path in displays)}"
     yield "Files.BindReadOnly=/tmp/.X11-unix"
-    if path := host.cookies(number):
-        yield f"Machine.XAuthority={path}"
     if host.has("/dev/dri"):
         yield "Machine.Device=/dev/dri"
 
 
 def _wayland(host: Host) -> Iterator[str]:
-    displays = host.sockets("/run/user", r"[0-9]+/wayland-[0-9]+")
+    displays = host.sockets(r"/run/user/[0-9]{1,10}/wayland-[0-9]{1,5}")
     if len(displays) != 1:
-        there = f"{len(displays)} ({', '.join(displays)})" if displays else "no"
+        there = f"{len(displays)} ({', '.join(displays[:10])})" if displays else "no"
         raise NotHereError(
             f"there are {there} Wayland displays in /run/user: bind the right one by hand, as "
-            f"BindReadOnly=/run/user/1000/wayland-0:/run/host/wayland-0 with "
+            f"BindReadOnly=/run/user/1000/wayland-0:/run/host/wayland-0:idmap with "
             f"Environment=WAYLAND_DISPLAY=/run/host/wayland-0"
         )
     yield "Exec.Environment=WAYLAND_DISPLAY=/run/host/wayland-0"
-    yield f"Files.BindReadOnly={displays[0]}:/run/host/wayland-0"
+    # It belongs to a user of the host: so that the one with the same number inside may use it.
+    yield f"Files.BindReadOnly={displays[0]}:/run/host/wayland-0:idmap"
     if host.has("/dev/dri"):
         yield "Machine.Device=/dev/dri"
 

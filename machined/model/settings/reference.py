@@ -63,7 +63,9 @@ unless the file asks for it.)
 own root, and to the group that has the same name inside as the host's has outside; bound to where it is
 outside (`Device=/dev/sda:/dev/vda`); and PID 1 lets it be opened, for reading and writing (`:r`, `:rwm`
 say otherwise). `Bind=` and `DeviceAllow=` by themselves make nodes that are nobody's inside. The nodes
-are below /dev/machined while the machine runs. Devices that come while it runs are not in it.
+are below /dev/machined while the machine runs. Devices that come while it runs are not in it. A disk
+image whose users are picked when it is mounted (`PrivateUsers=pick`) gets nodes for all of its users, and
+no disks.
 
 `Device=nvidia.com/gpu=all` is what a file in /etc/cdi or /run/cdi (Container Device Interface) describes
 under that name: its nodes, mounts and variables are settings, which `explain` shows; its hooks are not
@@ -75,8 +77,10 @@ the same name is instead, and `machinectl explain` shows what they mean on this 
 {presets}
 
 `x11`, `wayland`: the variables are those of the machine's init, and a booted system does not hand them on:
-`machinectl shell --setenv=DISPLAY=:0 --setenv=XAUTHORITY=/run/host/xauthority NAME`. The cookies of the X
-server are those of its own file, so every user inside may draw, and read what is typed. `nesting` makes
+`machinectl shell --setenv=DISPLAY=:0 --setenv=WAYLAND_DISPLAY=/run/host/wayland-0 NAME`. An X server wants
+a cookie, which `XAuthority=FILE` shows inside as /run/host/xauthority (`$XAUTHORITY`): every user inside
+may draw then, and read what is typed. A Wayland display belongs to one user, and the user with the same
+number may use it inside (`shell 1000@NAME`), and root. `nesting` makes
 the kernel's whole interface reachable from inside. `hardened` takes what sudo and file capabilities need:
 log in as who you want to be.
 

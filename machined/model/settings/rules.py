@@ -12,6 +12,7 @@ from typing import Final
 from machined.model.settings import managed
 from machined.model.settings.layers import Finding, Severity
 from machined.model.settings.merge import UPLINKS, Effective, Value
+from machined.model.settings.section_image import TREES
 
 Contradiction = tuple[Value | None, str]
 Rule = Callable[[Effective], Iterator[Contradiction]]
@@ -123,7 +124,7 @@ def _users(e: Effective) -> Iterator[Contradiction]:
 
 
 def _tree(e: Effective) -> Iterator[Contradiction]:
-    trees = [value for key in ("Directory", "Image", "OCIBundle") for value in e.all("Image", key)]
+    trees = [value for key in TREES for value in e.all("Image", key)]
     if len(trees) > 1:
         yield (
             trees[1],

@@ -11,6 +11,9 @@ from machined.model.settings.setting import Form, Setting, Trust
 _SECTION: Final = "Image"
 _UNTRUSTED: Final = Trust.NOTHING
 
+TREES: Final = ("Directory", "Image", "OCIBundle")
+"""Keys that say what a machine is made of."""
+
 ROWS: Final = (
     Setting(
         _SECTION,

@@ -165,6 +165,7 @@ def _preset(name: str, version: int) -> Layer | None:
 def _describe(said: Iterable[Layer]) -> None:
     """Where a device is named as CDI does, what that means comes right after it."""
     known: set[str] = set()
+    used: set[Path] = set()
     for layer in said:
         lines = []
         for line in layer.lines:
@@ -173,10 +174,11 @@ def _describe(said: Iterable[Layer]) -> None:
                 continue
             if not line.values:
                 known.clear()
+                used.clear()
             for value in line.values:
                 if not value.startswith("/") and value not in known:
                     known.add(value)
-                    described = cdi.layer(value, line.source, line.place)
+                    described = cdi.layer(value, line.source, line.place, used)
                     lines += described.lines
                     layer.findings += described.findings
         layer.lines = lines

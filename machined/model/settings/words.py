@@ -54,6 +54,11 @@ def _quoted(word: str) -> str:
     return "".join(parts) or '""'
 
 
+def escape_colons(text: str) -> str:
+    r"""A part of what split_colons() takes apart."""
+    return text.replace("\\", "\\\\").replace(":", "\\:")
+
+
 def split_colons(text: str) -> list[str]:
     r"""What stands between colons; `\:` is a colon in a part, `\\` a backslash. Raises ValueError."""
     parts, escaped = [""], False

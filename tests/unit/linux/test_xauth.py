@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Cookies of X servers: made good for any host, and found by the socket of a server."""
+"""Cookies of X servers, made good for any host."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 
 import pytest
@@ -33,30 +30,16 @@ def test_no_cookies(size: int) -> None:
         xauth.for_any_host(entry(256, *REST)[:size])
 
 
-SERVER = (
-    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); "
-    "print('up', flush=True); sys.stdin.read()"
-)
-
-
-@contextmanager
-def server(path: Path, *words: str) -> Iterator[None]:
-    argv = [sys.executable, "-c", SERVER, str(path), *words]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        yield
-        process.communicate()
-
-
-def test_the_file_of_a_server(tmp_path: Path) -> None:
-    file, path = tmp_path / "auth", tmp_path / "X0"
-    file.touch()
-    assert xauth.server_file(str(path)) == ""
-    with server(path, "-auth", str(file)):
-        assert xauth.server_file(str(path)) == str(file)
-        file.unlink()
-        assert xauth.server_file(str(path)) == ""
-    path.unlink()
-    with server(path, "-auth"):
-        assert xauth.server_file(str(path)) == ""
+def test_reading(tmp_path: Path) -> None:
+    path = tmp_path / "cookies"
+    path.write_bytes(entry(256, *REST))
+    assert xauth.read(str(path)) == entry(0xFFFF, *REST)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OSError, match=r"symbolic"):
+        xauth.read(str(tmp_path / "link"))
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValueError, match="no regular file"):
+        xauth.read(str(tmp_path / "fifo"))
+    path.write_bytes(entry(256, *REST) * 2000)
+    with pytest.raises(ValueError, match="larger than 64 KiB"):
+        xauth.read(str(path))

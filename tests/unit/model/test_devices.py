@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +39,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not _may_make_nodes(), reas
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(devices, "DIRECTORY", tmp_path / "nodes")
+    monkeypatch.setattr(devices, "COOKIES", tmp_path / "cookies")
+    monkeypatch.setattr(devices, "ALLOWED", tmp_path / "allowed")
     return tmp_path / "nodes"
 
 
@@ -100,13 +104,16 @@ async def test_directories(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
         os.mknod(top / "by-path/one", stat.S_IFCHR | 0o660, NULL)
         os.mknod(top / "two", stat.S_IFCHR | 0o600, FULL)
         (top / "link").symlink_to("/etc/shadow")
+        (top / "nowhere").symlink_to("nothing")
+        (top / "name").symlink_to("two")
         (top / "file").touch()
         nodes = Devices()
         prepared = await nodes.prepare("web", settings(f"Device={top}"), "", 0)
-        assert [row[0] for row in prepared.properties[0].value] == [f"{top}/by-path/one", f"{top}/two"]
+        paths = [row[0] for row in prepared.properties[0].value]
+        assert paths == [f"{top}/by-path/one", f"{top}/name", f"{top}/two"]
         assert made(place / "web/0/by-path/one")[0] == NULL
         assert made(place / "web/0/two")[0] == FULL
-        assert sorted(os.listdir(place / "web/0")) == ["by-path", "two"]
+        assert sorted(os.listdir(place / "web/0")) == ["by-path", "name", "two"]
         monkeypatch.setattr(devices, "NODES_MAX", 1)
         with pytest.raises(MachineError) as raised:
             await nodes.prepare("web", settings(f"Device={top}"), "", 0)
@@ -152,3 +159,68 @@ def test_never_less_than_every_machine_may_do() -> None:
     assert allow.value == [["/dev/null", "rw"]]
     if Path("/dev/fuse").exists():
         assert devices.plan("web", settings("Device=/dev/fuse:r")).properties == ()
+
+
+async def test_what_was_told_stays_known(place: Path) -> None:
+    nodes = Devices()
+    await nodes.prepare("web", settings("Device=/dev/full:r"), "", 0)
+    assert nodes.allowed("web") == [["/dev/full", "r"]]
+    after = Devices()
+    after.adopt(lambda name: True)
+    assert after.allowed("web") == [["/dev/full", "r"]]
+    assert after.allowed("other") == []
+    after.release("web")
+    assert after.allowed("web") == []
+    assert os.listdir(devices.ALLOWED) == []
+
+
+async def test_a_start_that_is_cancelled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread goes on; what it makes is there when the caller hears of it."""
+    began, go = threading.Event(), threading.Event()
+    make = devnodes.make
+
+    def slow(*args: Any) -> None:
+        began.set()
+        go.wait(10)
+        make(*args)
+
+    monkeypatch.setattr(devnodes, "make", slow)
+    nodes = Devices()
+    start = asyncio.ensure_future(nodes.prepare("web", settings("Device=/dev/null"), "", 0))
+    await asyncio.to_thread(began.wait, 10)
+    start.cancel()
+    await asyncio.sleep(0)
+    start.cancel()
+    assert not start.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    nodes.release("web")
+    assert os.listdir(place) == []
+
+
+async def test_disks_are_not_for_everybody(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devnodes.Node, "is_block", True)
+    with pytest.raises(MachineError) as raised:
+        await Devices().prepare("web", settings("Device=/dev/null"), "", None)
+    assert "PrivateUsers=" in raised.value.text
+    assert os.listdir(place) == []
+
+
+async def test_cookies(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\1\0" + b"\0\1a" * 4)
+    nodes = Devices()
+    prepared = await nodes.prepare("web", settings(f"XAuthority={path}"), "", 0)
+    cookies = devices.COOKIES / "web"
+    assert prepared.options == (
+        f"--bind-ro={cookies}:/run/host/xauthority",
+        "--setenv=XAUTHORITY=/run/host/xauthority",
+    )
+    assert cookies.read_bytes() == b"\xff\xff" + b"\0\1a" * 4
+    assert stat.S_IMODE(os.lstat(devices.COOKIES).st_mode) == 0o700
+    nodes.release("web")
+    assert os.listdir(devices.COOKIES) == []
+    path.write_bytes(b"no cookie")
+    with pytest.raises(MachineError, match="it ends in the middle"):
+        await nodes.prepare("web", settings(f"XAuthority={path}"), "", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 
@@ -152,3 +153,29 @@ async def test_the_end_of_the_unit_is_the_end_of_its_root(host: World, operation
         await host.core.states.wait_until("one", lambda: host.core.roots.get("one") is None)
     await turns()
     assert not scratch(host)
+
+
+async def test_the_end_of_one_run_takes_nothing_from_the_next(host: World, operations: Operations) -> None:
+    """What is told late of the run before comes while the next one is being prepared."""
+    host.sandbox.image("web")
+    seen = []
+    plan = host.core.belongings.devices.prepare
+
+    async def late(*args: Any) -> Any:
+        host.core.release("one")
+        await turns()
+        return await plan(*args)
+
+    host.core.belongings.devices.prepare = late  # type: ignore[method-assign, assignment]
+
+    def started(unit: str, *_: object) -> None:
+        seen.append(host.core.roots.get("one"))
+        host.systemd.finish(host.systemd.last_job(), unit, "failed")
+
+    host.systemd.hooks["start_transient"] = started
+    job = await host.core.lifecycle.start("one", "web", ephemeral=True)
+    await job.over.wait()
+    assert len(seen) == 1
+    assert seen[0] is not None
+    await turns()
+    assert nothing_is_held(host)

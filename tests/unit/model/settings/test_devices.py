@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +100,9 @@ def test_what_a_value_means(text: str, device: Device) -> None:
         ("/dev/sda:mr", "must be of the letters"),
         ("/dev/sda:", "must be of the letters"),
         ("/dev/a:/dev/b:/dev/c:rw", "must be PATH"),
+        ("/dev/shm/x", "no place of devices"),
+        ("/dev/fd/0", "no place of devices"),
+        ("/dev/machined/other/0", "no place of devices"),
         ("fuse", "must be a path below /dev"),
         ("vendor/class", "must be a path below /dev"),
     ],
@@ -180,6 +181,30 @@ class TestDescriptions:
         assert str(bad) in finding.text
         assert finding.severity is Severity.WARNING
 
+    def test_a_file_that_changes(self, describe: Callable[[str, str | dict[str, Any]], Path]) -> None:
+        path = describe("example.yaml", "kind: a/b")
+        assert load("Device=example.com/gpu=0").errors()
+        path.unlink()
+        describe("example.yaml", YAML)
+        assert not load("Device=example.com/gpu=0").errors()
+
+    def test_what_all_of_a_file_need_is_there_once(
+        self, describe: Callable[[str, str | dict[str, Any]], Path], tmp_path: Path
+    ) -> None:
+        describe("example.json", GPU)
+        effective = load("Device=example.com/gpu=0", "Device=example.com/gpu=all")
+        assert texts(effective, "Files", "Bind") == ["/run/example:/run/example"]
+        # What is in /run counts more.
+        (tmp_path / "run-cdi").mkdir()
+        (tmp_path / "run-cdi/example.yaml").write_text(YAML, encoding="utf-8")
+        assert texts(load("Device=example.com/gpu=0"), "Files", "Bind") == []
+
+    @pytest.mark.parametrize("hooks", [5, [5], [{"args": 5}], [{"args": []}], [{}]])
+    def test_odd_hooks(self, hooks: Any, describe: Callable[[str, str | dict[str, Any]], Path]) -> None:
+        edits = {"hooks": hooks, "env": 7, "mounts": {}, "deviceNodes": "x"}
+        describe("a.json", {"kind": "a/b", "devices": [{"name": "c", "containerEdits": edits}, 5]})
+        assert not load("Device=a/b=c").errors()
+
     def test_what_nobody_describes(self, describe: Callable[[str, str | dict[str, Any]], Path]) -> None:
         describe("example.json", GPU)
         [finding] = load("Device=example.com/gpu=7").errors()
@@ -195,15 +220,19 @@ class TestDescriptions:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
+def root(tmp_path: Path) -> Path:
     top = tmp_path / "root"
-    for path in ("dev/dri", "dev/kfd", "dev/fuse", "dev/kvm", "dev/vhost-vsock", "dev/net/tun"):
+    for path in ("dev/dri", "dev/kfd", "dev/fuse", "dev/kvm", "dev/vhost-vsock", "dev/net/tun", "proc/net"):
         (top / path).mkdir(parents=True)
-    with closing(socket.socket(socket.AF_UNIX)) as x, closing(socket.socket(socket.AF_UNIX)) as wayland:
-        for one, path in ((x, "tmp/.X11-unix/X12"), (wayland, "run/user/1000/wayland-1")):
-            (top / path).parent.mkdir(parents=True)
-            one.bind(str(top / path))
-        yield top
+    sockets(top, "/tmp/.X11-unix/X12", "/run/user/1000/wayland-1")
+    return top
+
+
+def sockets(top: Path, *paths: str, flags: str = "00010000") -> None:
+    lines = ["Num       RefCount Protocol Flags    Type St Inode Path"]
+    lines += ["0000000000000000: 00000003 00000000 00000000 0001 03 1472", "@/tmp/.X11-unix/X1"]
+    lines += [f"0000000000000000: 00000002 00000000 {flags} 0001 01 {n} {p}" for n, p in enumerate(paths)]
+    (top / "proc/net/unix").write_text("\n".join(lines), encoding="utf-8")
 
 
 class TestPresets:
@@ -226,7 +255,30 @@ class TestPresets:
         assert "kfd" not in (presets.text("gpu", host) or "")
         assert "DISPLAY=:12\n" in (presets.text("x11", host) or "")
         wayland = presets.text("wayland", host) or ""
-        assert "BindReadOnly=/run/user/1000/wayland-1:/run/host/wayland-0\n" in wayland
+        assert "BindReadOnly=/run/user/1000/wayland-1:/run/host/wayland-0:idmap\n" in wayland
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/tmp/.X11-unix/X1/../../a",
+            "/tmp/.X11-unix/X",
+            "/tmp/.X11-unix/X1 b",
+            "@/tmp/.X11-unix/X1",
+            "/X11",
+        ],
+    )
+    def test_sockets_with_other_names(self, path: str, root: Path) -> None:
+        sockets(root, path, path + "\n[Files]")
+        with pytest.raises(presets.NotHereError):
+            presets.text("x11", presets.Host(257, root))
+
+    def test_only_one_that_listens(self, root: Path) -> None:
+        sockets(root, "/tmp/.X11-unix/X1", flags="00000000")
+        with pytest.raises(presets.NotHereError):
+            presets.text("x11", presets.Host(257, root))
+        sockets(root, "/run/user/1000/wayland-0", "/run/user/1000/wayland-1")
+        with pytest.raises(presets.NotHereError, match="2"):
+            presets.text("wayland", presets.Host(257, root))
 
     @pytest.mark.parametrize("name", ["fuse", "gpu", "kvm", "tun", "wayland", "x11"])
     def test_not_on_a_host_without(self, name: str, tmp_path: Path) -> None:
