@@ -71,7 +71,7 @@ def _way(context: Context, name: str) -> list[str]:
 
 
 def _is_socket(path: str) -> bool:
-    """Not what a link of the guest's leads to."""
+    """Not what a link of the guest's leads to (which its mount does not follow either, "nosymfollow")."""
     try:
         return stat.S_ISSOCK(os.lstat(path).st_mode)
     except OSError:
