@@ -5,7 +5,7 @@ DESTDIR ?=
 PYTHON ?= python3
 SUITE ?= trixie
 # Two at a time: tests wait for hosts more than they compute (tests/sharing.py says who gets which).
-PARALLEL ?= --numprocesses=2 --dist=loadscope
+PARALLEL ?= --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
 # The daemon runs on the distribution's python3, whatever is first in PATH: its python3-systemd belongs to that.
 ifeq ($(origin PYTHON),file)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host import instance, vm
+from tests.host import instance
 from tests.host.boot import CommandFailed, Host
 from tests.host.cache import TestHostError
 
@@ -161,24 +161,3 @@ def test_what_a_killed_process_left_is_removed(suite: str) -> None:
     assert Path(f"/proc/{pid}").exists()
     assert name not in instance.leftovers()
     assert not Path(f"/proc/{pid}").exists()
-
-
-@pytest.mark.vm
-def test_virtual_machine() -> None:
-    if (reason := vm.why_not()) is not None:
-        pytest.skip(reason)
-    with vm.VirtualMachine() as machine:
-        machine.boot()
-        assert machine.check("systemctl is-system-running") == "running\n"
-        assert {"cpu", "memory", "pids"} <= set(
-            machine.check("cat /sys/fs/cgroup/cgroup.controllers").split()
-        )
-        assert machine.run("echo why >&2; exit 3") == (3, "why\n")
-        # Up for good: a systemd that is told to power off while it starts may miss it, and is waited for.
-        machine.check("systemctl start systemd-nspawn@guest")
-        machine.check(
-            "until systemctl -M guest is-active -q multi-user.target; do sleep 0.2; done 2>/dev/null"
-        )
-        machine.reboot()
-        assert machine.run("machinectl status guest")[0] == 1
-        machine.shutdown()

@@ -19,12 +19,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.slow]
 PATIENCE = 180
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machine() -> Iterator[VirtualMachine]:
     if (reason := why_not() or vm.why_not()) is not None:
         pytest.skip(reason)
     with VirtualMachine("trixie", layer=layer.with_machined("trixie"), nic=True) as machine:
         yield machine.boot()
+        machine.shutdown(PATIENCE)
 
 
 def links_of(machine: VirtualMachine) -> list[dict[str, Any]]:
@@ -73,7 +74,6 @@ def test_links_of_the_host(machine: VirtualMachine) -> None:
     after = host_links(machine)
     assert after["eth0"]["address"] == before["eth0"]["address"]
     assert "card" not in after
-    machine.shutdown(PATIENCE)
 
 
 def test_a_vlan_of_a_bridge(machine: VirtualMachine) -> None:
@@ -103,4 +103,3 @@ def test_a_vlan_of_a_bridge(machine: VirtualMachine) -> None:
     machine.check(f"machinectl poweroff {GUEST}", PATIENCE)
     assert machine.run("ip link show machined0")[0] != 0
     assert "machined" not in machine.check("nft list ruleset")
-    machine.shutdown(PATIENCE)

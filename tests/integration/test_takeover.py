@@ -191,6 +191,7 @@ def test_upgrade(bare: Bare) -> None:
     assert not [path for path in bare.files() if "machined@" in path]
 
 
+@pytest.mark.either("trixie")
 def test_uninstall_names_what_it_leaves(bare: Bare) -> None:
     """The wish to have a machine at boot is the user's, and kept for the next installation."""
     files = bare.files()

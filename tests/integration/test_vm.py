@@ -71,6 +71,10 @@ def check_limits(machine: VirtualMachine) -> None:
 
 
 def test_enabled_machine_lives_with_its_host(machine: VirtualMachine) -> None:
+    # First what all of this stands on: the machine itself.
+    assert machine.check("systemctl is-system-running --wait", PATIENCE) == "running\n"
+    assert {"cpu", "memory", "pids"} <= set(machine.check("cat /sys/fs/cgroup/cgroup.controllers").split())
+    assert machine.run("echo why >&2; exit 3") == (3, "why\n")
     assert machine.check("command -v machinectl").strip() == "/usr/local/bin/machinectl"
     # In emulation on a busy machine that may take longer than dbus-daemon waits for a service.
     machine.check(f"systemctl start {UNIT}", PATIENCE)
