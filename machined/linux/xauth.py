@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from typing import Final
 
-from machined.linux.fds import OwnedFd
+from machined.linux import plainfile
 
 ANY_HOST: Final = 0xFFFF
 """The family of an entry that is for every host, whatever its name (FamilyWild of Xauth.h)."""
@@ -35,11 +33,4 @@ def for_any_host(data: bytes) -> bytes:
 
 def read(path: str) -> bytes:
     """The cookies of a file, as for_any_host(). Raises OSError, ValueError."""
-    with OwnedFd(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as fd:
-        if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
-            raise ValueError("it is no regular file")
-        with open(fd.fileno(), "rb", closefd=False) as file:
-            data = file.read(SIZE_MAX + 1)
-    if len(data) > SIZE_MAX:
-        raise ValueError(f"it is larger than {SIZE_MAX >> 10} KiB")
-    return for_any_host(data)
+    return for_any_host(plainfile.read(path, SIZE_MAX, links=False))

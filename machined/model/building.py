@@ -7,11 +7,10 @@ becomes of it, or of us, nothing of it stays.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from machined.linux.fds import OwnedFd
 from machined.linux.newtree import SCRATCH, TREE
@@ -19,6 +18,7 @@ from machined.linux.outputpipe import OutputPipe
 from machined.model.builders import SEARCH_PATH
 from machined.model.builders.plan import Builder, Plan
 from machined.model.errors import MachineError, Problem, ServiceManagerError, invalid
+from machined.model.finishing import finished
 from machined.model.jobs import JobTimeoutError
 from machined.model.ports import ServiceManager, Unit, UnitProperty
 
@@ -36,8 +36,6 @@ _SIGKILL: Final = 9
 
 # A process namespace: what the tool leaves running ends with it, not only with the unit.
 _ALONE: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
-
-T = TypeVar("T")
 
 
 def unit_of(name: str) -> str:
@@ -184,17 +182,3 @@ def _failure(name: str, builder: Builder, unit: Unit, lines: Sequence[str]) -> E
     if hint := builder.hint(list(lines)):
         text += f"\n{hint}"
     return MachineError(Problem.FAILED, text)
-
-
-async def finished(work: Awaitable[T]) -> T:
-    """The result of what has to be done to its end, whoever is cancelled meanwhile; raised afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    return task.result()

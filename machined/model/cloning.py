@@ -20,8 +20,8 @@ from typing import Final
 
 from machined.linux import btrfs, filesystem, mstack, statx
 from machined.model import image_locks, stacks
-from machined.model.building import finished
 from machined.model.errors import MachineError, Problem
+from machined.model.finishing import finished
 from machined.model.firstboot import NOTHING, FirstBoot
 from machined.model.image_ops import ImageOps
 from machined.model.images import Image, Images, ImageType

@@ -21,8 +21,9 @@ from machined.linux.worker import TooManyError, Workers
 from machined.model import bootcheck, builders, credentials, image_locks
 from machined.model.bootcheck import Finding
 from machined.model.builders.plan import Builder, Plan
-from machined.model.building import Building, finished
+from machined.model.building import Building
 from machined.model.errors import MachineError, Problem, invalid, no_such_image, not_supported
+from machined.model.finishing import finished
 from machined.model.firstboot import FirstBoot, check_password
 from machined.model.image_ops import ImageOps, too_many
 from machined.model.images import Image, Images

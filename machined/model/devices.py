@@ -22,12 +22,12 @@ from machined.linux import devnodes, rootfiles, wholefile, xauth
 from machined.linux.devnodes import Node
 from machined.linux.overlay import RANGE
 from machined.model.errors import MachineError, Problem
+from machined.model.finishing import to_the_end
 from machined.model.names import is_machine_name
 from machined.model.ports import UnitProperty
 from machined.model.settings import devices
 from machined.model.settings.merge import Effective, Value
 from machined.model.settings.words import escape_colons
-from machined.model.threads import to_the_end
 from machined.model.unit import DEVICES
 
 log = logging.getLogger(__name__)

@@ -64,14 +64,7 @@ class IdMaps:
         A part of a map that begins with the host's root is no private one: it owns nothing.
         Raises OSError (EINVAL) when the map leads to no valid id.
         """
-        for machine in self._registry:
-            if machine.cls is not MachineClass.CONTAINER:
-                continue
-            try:
-                lines = self._map(machine, kind)
-            except OSError:
-                # Its leader has gone and it follows soon; the others are none the worse for it.
-                continue
+        for machine, lines in self._maps(kind):
             for first_inner, first_outer, count in lines:
                 if first_outer and first_outer <= outer < first_outer + count:
                     return machine, _valid(first_inner + outer - first_outer)
@@ -79,14 +72,18 @@ class IdMaps:
 
     def ranges(self, kind: Kind) -> Iterator[tuple[Machine, int, int]]:
         """What containers have of the host's ids: first, and how many, if not from root on."""
+        for machine, lines in self._maps(kind):
+            yield from ((machine, first, count) for _, first, count in lines if first)
+
+    def _maps(self, kind: Kind) -> Iterator[tuple[Machine, IdMap]]:
         for machine in self._registry:
             if machine.cls is not MachineClass.CONTAINER:
                 continue
             try:
                 lines = self._map(machine, kind)
             except OSError:
-                continue  # as above
-            yield from ((machine, first, count) for _, first, count in lines if first)
+                continue  # its leader has gone and it follows soon; the others are none the worse for it
+            yield machine, lines
 
     def _map(self, machine: Machine, kind: Kind) -> IdMap:
         leader = machine.leader

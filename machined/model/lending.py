@@ -23,12 +23,12 @@ from typing import Any, Final
 from machined.linux import lending
 from machined.linux.fds import OwnedFd
 from machined.linux.lending import Lent
+from machined.model.finishing import to_the_end
 from machined.model.machine import Machine
 from machined.model.names import is_machine_name
 from machined.model.registry import Registry
 from machined.model.settings.merge import Effective
 from machined.model.state import unit_of_machine
-from machined.model.threads import to_the_end
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from machined.linux.locks import FileLock
 from machined.model.errors import MachineError, Problem, ServiceManagerError
+from machined.model.finishing import to_the_end
 from machined.model.images import Image
 from machined.model.machine import Machine
 from machined.model.network import configuration, dnsmasq, draft, guest, host, store
@@ -298,6 +299,6 @@ class Networks:
 
 async def _in_thread(what: str, work: Callable[[], _T]) -> _T:
     try:
-        return await asyncio.to_thread(work)
+        return await to_the_end(work)
     except OSError as error:
         raise MachineError(Problem.FAILED, f"{what} cannot be set up: {error.strerror or error}") from error

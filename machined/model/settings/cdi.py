@@ -9,14 +9,12 @@ github.com/cncf-tags/container-device-interface.
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from machined.linux.fds import OwnedFd
+from machined.linux import plainfile
 from machined.linux.inifile import Place
 from machined.model.settings import devices, table
 from machined.model.settings.layers import Finding, Layer, Line, Severity, Source
@@ -111,14 +109,8 @@ def _read(path: Path) -> _File:
 
 
 def _parse(path: Path) -> _File:
-    with OwnedFd(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as fd:
-        if not stat.S_ISREG(os.fstat(fd.fileno()).st_mode):
-            raise _BadFileError("it is no regular file")
-        with open(fd.fileno(), "rb", closefd=False) as file:
-            data = file.read(SIZE_MAX + 1)
-    if len(data) > SIZE_MAX:
-        raise _BadFileError(f"it is larger than {SIZE_MAX >> 20} MiB")
     try:
+        data = plainfile.read(path, SIZE_MAX)
         content = json.loads(data) if path.suffix == ".json" else _yaml(data)
     except (ValueError, RecursionError) as error:
         raise _BadFileError(f"it cannot be understood ({str(error).splitlines()[0][:120]})") from error
