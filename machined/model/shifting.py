@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from typing import Final
 
@@ -74,6 +75,8 @@ def _why_not(image: Image) -> str:
         )
     if not image.is_tree:
         return f"it is a disk image ({image.type}), whose owners are up to systemd-nspawn at each start."
+    if os.path.realpath(image.path) == "/":
+        return "it is the tree that this host runs on."
     if image.read_only:
         return f"it is read-only. 'machinectl read-only {image.name} no' makes it writable."
     return ""

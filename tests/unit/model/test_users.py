@@ -369,13 +369,14 @@ async def give(host: World, image: Image, base: int) -> tuple[int, int]:
         ({"type": ImageType.MSTACK}, "machinectl flatten web"),
         ({"type": ImageType.RAW}, "a disk image"),
         ({"read_only": True}, "machinectl read-only web no"),
+        ({"path": "/proc/self/root"}, "this host runs on"),
     ],
 )
 async def test_what_cannot_be_given_away(host: World, fields: dict[str, object], text: str) -> None:
     tree = host.sandbox.image("web")
-    values = {"type": ImageType.DIRECTORY, "read_only": False, **fields}
+    values = {"path": os.fspath(tree), "type": ImageType.DIRECTORY, "read_only": False, **fields}
     with pytest.raises(MachineError, match=text) as caught:
-        await give(host, Image("web", os.fspath(tree), **values), 0)  # type: ignore[arg-type]
+        await give(host, Image("web", **values), 0)  # type: ignore[arg-type]
     assert caught.value.problem is Problem.NOT_SUPPORTED
 
 
