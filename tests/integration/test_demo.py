@@ -78,6 +78,7 @@ def test_demo_on_a_host_of_ones_own(suite: str) -> None:
         assert host.path("/var/lib/machines/demo/usr").is_dir()
 
 
+@pytest.mark.either("trixie")
 def test_demo_tells_what_went_wrong(suite: str) -> None:
     """A tree that is no system: the demo says so, and what it has begun is taken back."""
     mounts = {SOURCE: ROOT, TEMPLATE: build.ensure(suite).guest}
@@ -100,6 +101,7 @@ def test_demo_where_no_host_boots() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.either("trixie")
 def test_shell_to_play_in(suite: str) -> None:
     """What `make host-shell` runs."""
     variables = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("MACHINED_")]

@@ -70,6 +70,7 @@ def test_without_users_of_its_own(box: Configured, card: str) -> None:
     assert box.inside("sh", "-c", OPEN.format("/dev/my-card")) == "opened"
 
 
+@pytest.mark.either("trixie")
 @pytest.mark.parametrize("daemon", ["there", "away"])
 def test_nothing_is_left_after_a_crash(box: Configured, card: str, daemon: str) -> None:
     host = box.managed.host
@@ -82,6 +83,7 @@ def test_nothing_is_left_after_a_crash(box: Configured, card: str, daemon: str) 
     host.run(["systemctl", "start", "systemd-machined"])
 
 
+@pytest.mark.either("trixie")
 def test_what_the_host_lacks(box: Configured) -> None:
     """Said before anything starts, with where it was asked for."""
     managed = box.managed
@@ -98,6 +100,7 @@ def test_what_the_host_lacks(box: Configured) -> None:
     assert managed.ctl("check", box.name, check=False).returncode == 1
 
 
+@pytest.mark.either("trixie")
 def test_presets_are_plain_settings(box: Configured, card: str) -> None:
     managed = box.managed
     box.file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +115,7 @@ def test_presets_are_plain_settings(box: Configured, card: str) -> None:
     assert {"gpu", "nvidia", "x11", "wayland", "fuse", "tun", "kvm", "nesting", "hardened"} <= set(names)
 
 
+@pytest.mark.either("sid")
 def test_nvidia_by_its_description(box: Configured, card: str) -> None:
     """S98: nodes, libraries and variables, as a CDI file has them."""
     host = box.managed.host
@@ -198,6 +202,7 @@ def reached(box: Configured, path: str, user: int) -> str:
     return box.managed.host.run(["python3", "-c", script.format(box.leader, user, path)]).stdout.strip()
 
 
+@pytest.mark.either("trixie")
 @pytest.mark.parametrize("preset", ["fuse", "tun"])
 def test_devices_of_the_kernel(box: Configured, preset: str) -> None:
     path = {"fuse": "/dev/fuse", "tun": "/dev/net/tun"}[preset]

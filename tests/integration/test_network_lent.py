@@ -82,6 +82,7 @@ def test_it_survives_a_kill(lab: ModesLab, machine: str, restarted: bool) -> Non
     assert f"Interface '{LENT}' was fetched from machine '{machine}', which was killed" in said(lab)
 
 
+@pytest.mark.either("trixie")
 def test_the_next_start_has_it(lab: ModesLab, machine: str) -> None:
     """Without waiting for anything in between."""
     for _ in range(3):
@@ -92,6 +93,7 @@ def test_the_next_start_has_it(lab: ModesLab, machine: str) -> None:
     assert LENT in lab.host()
 
 
+@pytest.mark.either("trixie")
 def test_nothing_is_left_open(lab: ModesLab, machine: str) -> None:
     """Neither after an end in good order nor after a kill."""
     counts: list[int] = []
@@ -108,6 +110,7 @@ def test_nothing_is_left_open(lab: ModesLab, machine: str) -> None:
     assert max(counts) == counts[0], descriptors(lab)
 
 
+@pytest.mark.either("trixie")
 def test_its_name_is_another_s(lab: ModesLab, machine: str) -> None:
     lab.start(machine, f"Interface={LENT}:t-lan0")
     lab.managed.host.run(["ip", "link", "set", PEER, "name", LENT])
@@ -132,6 +135,7 @@ def test_a_system_that_reboots(lab: ModesLab, machine: str) -> None:
     assert pins(lab) == 0
 
 
+@pytest.mark.either("trixie")
 def test_nobody_was_there(lab: ModesLab, machine: str) -> None:
     """A virtual one is gone then, which is said; the next start says what is missing."""
     managed = lab.managed

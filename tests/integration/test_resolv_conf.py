@@ -45,6 +45,7 @@ def host_asks(managed: Driver) -> Iterator[None]:
         ("yes", "delete", TREES, None),
     ],
 )
+@pytest.mark.either("trixie")
 def test_who_is_asked_for_names(
     box: Configured, private: str, mode: str, tree: str | None, seen: str | None
 ) -> None:

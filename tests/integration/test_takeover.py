@@ -169,6 +169,7 @@ def test_machine_of_ours_outlives_us(bare: Bare) -> None:
     assert nothing.diff(bare.host.snapshot()) == []
 
 
+@pytest.mark.either("sid")
 def test_upgrade(bare: Bare) -> None:
     """Installed over an installation: another daemon, the same machines."""
     bare.make("install")
