@@ -40,8 +40,9 @@ ROWS = (
     "machinectl clone, a full copy",
     "ephemeral start of a guest's tree",
     "… / a plain start",
-    "machinectl import-tar, .tar.xz",
 )
+# Packing a system takes most of a minute.
+LEFT_OUT = "import"
 
 
 def test_goals() -> None:
@@ -71,7 +72,8 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_small_run() -> None:
     if (reason := why_not()) is not None:
         pytest.skip(f"no test host on this machine: {reason}")
-    command = [sys.executable, "-m", "tests.bench", "--json", *TINY.split()]
+    cases = [f"--case={case}" for case in CASES if case != LEFT_OUT]
+    command = [sys.executable, "-m", "tests.bench", "--json", *TINY.split(), *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
