@@ -52,6 +52,7 @@ def test_what_is_read_is_the_same(clients: BothClients, line: str) -> None:
     clients.compare(*words(line))
 
 
+@pytest.mark.either("trixie")
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_is_refused_is_refused_alike(clients: BothClients, line: str) -> None:
     arguments = words(line)
