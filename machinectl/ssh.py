@@ -15,6 +15,7 @@ import sys
 from .bus import MACHINE1
 from .context import Context
 from .errors import BusError, CommandError
+from .list_machines import address_texts
 from .show import machine_properties
 
 # Where systemd-nspawn shows a guest's sockets; the second since systemd 262.
@@ -62,8 +63,8 @@ def _way(context: Context, name: str) -> list[str]:
     if address:
         words = [f"ProxyCommand={PROXY} {_quoted(address)} %p", *_TRUSTED]
         return [*identity, *(part for word in words for part in ("-o", word))]
-    for family, data in addresses:
-        return [*identity, "-o", f"HostName={_text(family, bytes(data))}"]
+    for text in address_texts(addresses)[:1]:
+        return [*identity, "-o", f"HostName={text}"]
     raise CommandError(
         f"Machine '{name}' is not to be reached over SSH: it has neither a socket nor an address.",
         "Install openssh-server in it (and systemd 256 or newer), or use 'machinectl shell'.",
@@ -81,9 +82,3 @@ def _is_socket(path: str) -> bool:
 def _quoted(address: str) -> str:
     """For the shell that ssh runs its proxy by; a percent sign is ssh's own."""
     return "'" + address.replace("'", "'\\''").replace("%", "%%") + "'"
-
-
-def _text(family: int, data: bytes) -> str:
-    import socket
-
-    return socket.inet_ntop(family, data)

@@ -270,7 +270,7 @@ OPTIONS = (
     Option("iterations", "", "COUNT", "iterations", "How many looks before the end",
            parse=values.iterations, own=True),
     Option("order", "", "WORD", "order", "What comes first (cpu, memory, tasks, io, name)",
-           parse=values.order, complete="cpu memory tasks io name", own=True),
+           parse=values.order, complete=" ".join(values.ORDERS), own=True),
     Option("completion", "", "SHELL", "completion", ""),
 )  # fmt: skip
 

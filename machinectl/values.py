@@ -158,9 +158,12 @@ def iterations(value: str) -> int:
     return number
 
 
+ORDERS = ("cpu", "memory", "tasks", "io", "name")
+
+
 def order(value: str) -> str:
     """What `top` sorts by."""
-    return _one_of(value, ("cpu", "memory", "tasks", "io", "name"), "Unknown order")
+    return _one_of(value, ORDERS, "Unknown order")
 
 
 class Answer(Exception):

@@ -21,12 +21,12 @@ from typing import Final
 from machined.linux import btrfs, filesystem, statx
 from machined.linux.fds import OwnedFd
 from machined.linux.filedata import ACCESS_ACL, DEFAULT_ACL
+from machined.linux.overlay import SHIFT
 from machined.linux.treecopy import DEPTH_MAX, unlimit
 
 _COMMON: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | _COMMON
 _PIN: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_RANGE_OF: Final = 0xFFFF_0000
 _PERMISSIONS: Final = 0o7777
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY: Final = "security.capability"
@@ -57,10 +57,10 @@ def chown_tree(path: str, target: int) -> tuple[int, int]:
     unlimit()
     with OwnedFd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as top:
         owner = os.fstat(top.fileno())
-        if owner.st_uid & _RANGE_OF != owner.st_gid & _RANGE_OF:
+        if owner.st_uid & SHIFT != owner.st_gid & SHIFT:
             text = f"user {owner.st_uid} and group {owner.st_gid} of its root are not of one range"
             raise OSError(errno.EINVAL, text)
-        work = _Chowner(owner.st_uid & _RANGE_OF, target, statx.mount_id(top.fileno()))
+        work = _Chowner(owner.st_uid & SHIFT, target, statx.mount_id(top.fileno()))
         if work.source != target:
             work.directory(top.fileno(), 0)
         return work.changed, work.left
@@ -104,10 +104,10 @@ class _Chowner:
 
     def _shifted(self, number: int) -> int:
         """The user in the place of this one; itself where it is not of the range that is left."""
-        return number - self.source + self._target if number & _RANGE_OF == self.source else number
+        return number - self.source + self._target if number & SHIFT == self.source else number
 
     def _is_strange(self, number: int) -> bool:
-        return number & _RANGE_OF not in {self.source, self._target}
+        return number & SHIFT not in {self.source, self._target}
 
     def _change(self, fd: int, status: os.stat_result) -> None:
         """Files that are not directories are only pinned: what they are is changed by /proc."""

@@ -25,7 +25,7 @@ RANGE: Final = 65536
 """Users in a range, as systemd-nspawn has them."""
 # What root of the host is in a mapped layer: no guest has that user, so nothing of its is taken for root's.
 _ROOT_INSIDE: Final = 0xFFFF_0000
-_SHIFT: Final = 0xFFFF_0000
+SHIFT: Final = 0xFFFF_0000
 """Which bits of a root's owner say how far a tree is shifted (--private-users= of systemd-nspawn(1))."""
 _BENEATH: Final = (
     syscalls.RESOLVE_BENEATH
@@ -132,7 +132,7 @@ def assemble(
     lower_map = upper_map = None
     held: list[OwnedFd] = []
     try:
-        shift = os.stat(layers[-1]).st_uid & _SHIFT
+        shift = os.stat(layers[-1]).st_uid & SHIFT
         if base is not None and base != shift:
             held.append(lower_map := user_namespace(base, root=False, first=shift))
             held.append(upper_map := user_namespace(base, root=True, first=shift))

@@ -59,14 +59,10 @@ def wanted(settings: Effective) -> list[Wanted]:
             try:
                 nodes = tuple(devnodes.find(device.path, NODES_MAX))
             except OSError as error:
-                raise MachineError(Problem.INVALID_SETTINGS, missing(value, error)) from error
+                text = f"{value.origin}: [Machine] Device={value.text}: the host has no such device"
+                raise MachineError(Problem.INVALID_SETTINGS, f"{text} ({error.strerror}).") from error
             found.append(Wanted(device, nodes, os.path.isdir(device.path)))
     return found
-
-
-def missing(value: Value, error: OSError) -> str:
-    """What is to be said of a value whose device cannot be had."""
-    return f"{value.origin}: [Machine] Device={value.text}: the host has no such device ({error.strerror})."
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +186,11 @@ def _make_all(name: str, settings: Effective, tree: str, base: int | None) -> Pr
                     )
                 below = os.path.relpath(node.path, one.device.path) if one.is_directory else ""
                 _make(node, top / str(number) / below, groups, base)
+        prepared = _prepared(name, devices, cookies=bool(cookies))
+        _write_allowed(name, [row for one in prepared.properties for row in one.value])
     except BaseException:
         _remove(name)
         raise
-    prepared = _prepared(name, devices, cookies=bool(cookies))
-    _write_allowed(name, [row for one in prepared.properties for row in one.value])
     return prepared
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from machined.linux import lending
+from machined.linux import lending, wholefile
 from machined.linux.fds import OwnedFd
 from machined.linux.lending import Lent
 from machined.model.finishing import to_the_end
@@ -217,9 +217,7 @@ def _path(name: str) -> Path:
 def _write(loan: Loan) -> None:
     RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
     told = {"links": [asdict(link) for link in loan.links], "seen": loan.seen}
-    partial = RUNTIME / f".{loan.machine}.new"
-    partial.write_text(json.dumps(told), encoding="utf-8")
-    partial.replace(_path(loan.machine))
+    wholefile.write(_path(loan.machine), json.dumps(told).encode(), 0o644)
 
 
 def _recorded() -> Iterator[Loan]:

@@ -7,10 +7,9 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from machined.linux.overlay import RANGE
+from machined.linux.overlay import RANGE, SHIFT
 from machined.model.errors import MachineError, Problem
 from machined.model.settings.merge import Effective
-from machined.model.userranges import RANGE_OF
 
 PICK: Final = -1
 """In the place of a user: it may be any."""
@@ -46,8 +45,8 @@ def shift_of(tree: str) -> int | None:
     None when its user and its group are not shifted alike. OSError.
     """
     status = os.stat(tree)
-    shift = status.st_uid & RANGE_OF
-    return shift if status.st_gid & RANGE_OF == shift else None
+    shift = status.st_uid & SHIFT
+    return shift if status.st_gid & SHIFT == shift else None
 
 
 def base_of(name: str, settings: Effective, pick: int) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +28,6 @@ LAST: Final = 0x6FFF_0000
 # Where systemd-nspawn locks what it has picked.
 LOCKS: Final = Path("/run/systemd/nspawn-uid")
 SUBUID: Final = Path("/etc/subuid")
-# What of a user's number says in which range it is.
-RANGE_OF: Final = 0xFFFF_0000
 # Two questions to the host's user database, however many modules of others it asks (nsswitch.conf(5)).
 _ASK: Final = ("timeout", "3", "sh", "-c", 'getent passwd "$@"; getent group "$@"; true', "getent")
 
@@ -44,7 +42,7 @@ def pick(name: str, is_used: Callable[[int], bool]) -> int:
     delegated = list(_delegated())
     for step in range(count):
         base = FIRST + (start + step) % count * RANGE
-        if any(first < base + RANGE and base < end for first, end in delegated):
+        if _is_delegated(base, delegated):
             continue
         if not is_used(base) and not is_locked(base):
             return base
@@ -58,7 +56,11 @@ def is_fit(base: int) -> bool:
     """Whether a range is one that can be picked, whoever may have it now."""
     if not FIRST <= base <= LAST or base % RANGE:
         return False
-    return not any(first < base + RANGE and base < end for first, end in _delegated())
+    return not _is_delegated(base, _delegated())
+
+
+def _is_delegated(base: int, delegated: Iterable[tuple[int, int]]) -> bool:
+    return any(first < base + RANGE and base < end for first, end in delegated)
 
 
 async def is_known(base: int) -> bool:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.integration.driver import Driver
 
@@ -20,6 +22,12 @@ class Configured:
 
     managed: Driver
     name: str
+
+    def lifetime(self) -> Iterator[Self]:
+        """For fixtures: itself, and nothing of it afterwards."""
+        yield self
+        self.stop()
+        self.file.unlink(missing_ok=True)
 
     @property
     def file(self) -> Path:

@@ -111,10 +111,7 @@ def fresh_machine(managed: Driver) -> Iterator[str]:
 
 @pytest.fixture
 def box(managed: Driver, machine: str) -> Iterator[Configured]:
-    configured = Configured(managed, machine)
-    yield configured
-    configured.stop()
-    configured.file.unlink(missing_ok=True)
+    yield from Configured(managed, machine).lifetime()
 
 
 @pytest.fixture(scope="session")

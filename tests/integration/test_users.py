@@ -55,10 +55,7 @@ def owner(managed: Driver, path: str) -> tuple[int, int]:
 @pytest.fixture
 def other(managed: Driver, fresh_machine: str) -> Iterator[Configured]:
     """One more machine."""
-    configured = Configured(managed, fresh_machine)
-    yield configured
-    configured.stop()
-    configured.file.unlink(missing_ok=True)
+    yield from Configured(managed, fresh_machine).lifetime()
 
 
 def test_a_range_is_kept(box: Configured, managed: Driver) -> None:

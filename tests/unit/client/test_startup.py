@@ -29,7 +29,7 @@ HEAVY = {
 }
 MADE_OF = {
     "autostart": {"machinectl.power"},
-    "ssh": {"machinectl.show"},
+    "ssh": {"machinectl.show", "machinectl.list_machines"},
     "image_status": {"machinectl.show"},
     "status": {"machinectl.show", "machinectl.list_machines"},
     "volumes": {"machinectl.control"},
