@@ -130,7 +130,8 @@ class Driver:
         return int(self.unit_property(UNIT, "MainPID"))
 
     def journal(self, *match: str) -> list[dict[str, Any]]:
-        """Records of this boot, oldest first."""
+        """Records of this boot, oldest first: all that was sent to journald by now."""
+        self.host.run(["journalctl", "--sync"])
         done = self.host.run(["journalctl", "--boot", "--no-pager", "--output=json", *match])
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

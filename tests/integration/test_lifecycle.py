@@ -100,6 +100,16 @@ def test_poweroff_from_inside(managed: Driver, machine: str) -> None:
     assert managed.wait(machine, "stopped") == "stopped"
 
 
+def stop_record(managed: Driver, machine: str) -> dict[str, str]:
+    """What the journal says of the stop job: the job ends a moment after the machine has."""
+    ended: list[dict[str, str]] = []
+    deadline = time.monotonic() + 20
+    while not ended and time.monotonic() < deadline:
+        ended = [r for r in managed.journal(f"NAME={machine}") if r.get("VERB") == "stop"]
+    (record,) = ended
+    return record
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.05, 0.15, 0.3])
 def test_poweroff_during_boot(managed: Driver, machine: str, pause: float) -> None:
     """A signal in the first moments of a boot is dropped by the kernel: the stop waits for a listener."""
@@ -113,12 +123,9 @@ def test_poweroff_during_boot(managed: Driver, machine: str, pause: float) -> No
         ]
     )
     assert managed.wait(machine, "stopped", 60) in {"stopped", "failed"}
-    ended: list[dict[str, str]] = []
-    deadline = time.monotonic() + 20
-    while not ended and time.monotonic() < deadline:  # the journal has it a moment later
-        ended = [r for r in managed.journal(f"NAME={machine}") if r.get("VERB") == "stop"]
-    assert [r["RESULT"] for r in ended] == ["done"]
-    assert "terminated" not in ended[0]["MESSAGE"], "it was not powered off in good order"
+    record = stop_record(managed, machine)
+    assert record["RESULT"] == "done"
+    assert "terminated" not in record["MESSAGE"], "it was not powered off in good order"
     assert machine not in managed.listed()
 
 
@@ -134,7 +141,7 @@ def test_stop_escalates(managed: Driver, machine: str) -> None:
         ]
     )
     assert managed.wait(machine, "stopped") in {"stopped", "failed"}
-    (record,) = [r for r in managed.journal(f"NAME={machine}") if r.get("VERB") == "stop"]
+    record = stop_record(managed, machine)
     assert record["RESULT"] == "done"
     assert "did not" in record["MESSAGE"]
 

@@ -109,7 +109,6 @@ def test_journal_records(managed: Driver, machine: str) -> None:
     managed.start(machine)
     leader = managed.leader(machine)
     managed.ctl("poweroff", machine)
-    managed.host.run(["journalctl", "--sync"])
     started = managed.journal("MESSAGE_ID=24d8d4452573402496068381a6312df2", f"NAME={machine}")
     stopped = managed.journal("MESSAGE_ID=58432bd3bace477cb514b56381b8a758", f"NAME={machine}")
     assert [r["LEADER"] for r in started] == [r["LEADER"] for r in stopped] == [str(leader)]
