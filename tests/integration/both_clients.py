@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tests.host.boot import Host
@@ -19,6 +20,15 @@ _TIMES: Final = (
     (re.compile(r"\w{3} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"), "DATE"),
 )
 _ADDRESS: Final = re.compile(r"^\t( Address: |          )[0-9a-f.:%]+\n", re.MULTILINE)
+# Runs each command line of a JSON array and says what it did: one way into the host for many programs.
+_MANY: Final = """
+import json, subprocess, sys
+said = []
+for argv in json.load(sys.stdin):
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    said.append([done.returncode, *(text.decode(errors="replace") for text in (done.stdout, done.stderr))])
+json.dump(said, sys.stdout)
+"""
 _TREE: Final = re.compile(r"^\t\t  .*\n", re.MULTILINE)
 
 
@@ -53,6 +63,13 @@ class BothClients:
     def stock(self, *args: str, env: Mapping[str, str] | None = None, user: str | None = None) -> Said:
         return self._run(STOCK, args, env, user)
 
+    def many(self, lines: Sequence[Sequence[str]]) -> list[tuple[Said, Said]]:
+        """What both say to each of these, in turn: systemd's and ours."""
+        commands = [[program, *words] for words in lines for program in (STOCK, OURS)]
+        done = self.host.run(["python3", "-c", _MANY], input=json.dumps(commands), timeout=300)
+        said = [Said(*each) for each in json.loads(done.stdout)]
+        return [*zip(said[::2], said[1::2], strict=True)]
+
     def compare(self, *args: str, same_reason: bool = True, user: str | None = None) -> tuple[Said, Said]:
         """Run both; fail unless they say the same. Ours may say more on stderr: names, and what to do.
 
@@ -61,6 +78,10 @@ class BothClients:
         theirs, ours = self.stock(*args, user=user), self.ours(*args, user=user)
         self.check(args, theirs, ours, same_reason=same_reason)
         return theirs, ours
+
+    def in_our_words(self, line: str) -> bool:
+        """Whether our client asks our own interface, which says more about what it refuses."""
+        return self.ours_serves and line.split()[0] in ("remove", "rename", "clone")
 
     def check(self, args: object, theirs: Said, ours: Said, *, same_reason: bool = True) -> None:
         note = f"{args}: {theirs} {ours}"
@@ -81,6 +102,20 @@ class BothClients:
 
     def sh(self, script: str) -> str:
         return self.host.run(["sh", "-ec", script]).stdout
+
+    def make_images(self) -> None:
+        """Two small ones, and one that is hidden."""
+        self.sh(
+            "cd /var/lib/machines; mkdir tree .hidden; mkdir -p tree/etc\n"
+            "echo ID=t >tree/etc/os-release; echo treehost >tree/etc/hostname; truncate -s 1M raw.raw"
+        )
+
+    def drop_images(self) -> None:
+        """All but the guest that runs."""
+        self.sh(
+            "cd /var/lib/machines; for i in *; do case $i in box|three.nspawn) ;; "
+            '*) chattr -i "$i" 2>/dev/null || true; rm -rf "$i" ;; esac; done; rm -rf .hidden'
+        )
 
     def prepare(self) -> None:
         """A guest that runs, and settings files in each of the folders."""
@@ -108,6 +143,12 @@ class BothClients:
     ) -> Said:
         done = self.host.run([program, *args], check=False, env=env, user=user)
         return Said(done.returncode, done.stdout, done.stderr)
+
+
+def words(line: str) -> list[str]:
+    """`,` stands for a blank inside a word."""
+    filled = line.format(guest=GUEST, tree="tree", raw="raw").split()
+    return [word.replace(",", " ") if word.startswith("500M") else word for word in filled]
 
 
 def steady(text: str) -> str:

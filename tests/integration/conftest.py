@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.host import layer, recipe
+from tests.host import layer, recipe, vm
 from tests.host.boot import Host
 from tests.host.client import client_host
 from tests.host.probe import why_not
+from tests.host.vm import VirtualMachine
 from tests.integration.both_clients import DAEMONS, BothClients
 from tests.integration.configured import Configured
 from tests.integration.driver import Driver, unique_name
@@ -64,6 +65,16 @@ def machined_host(suite: str) -> Iterator[Host]:
 def managed(machined_host: Host) -> Driver:
     """The session's host with machined, with a driver in front."""
     return Driver(machined_host)
+
+
+@pytest.fixture(scope="session")
+def virtual() -> Iterator[VirtualMachine]:
+    """A virtual machine with machined installed, and a network card; its boot takes minutes."""
+    if (reason := why_not() or vm.why_not()) is not None:
+        pytest.skip(reason)
+    with VirtualMachine("trixie", layer=layer.with_machined("trixie"), nic=True) as machine:
+        yield machine.boot()
+        machine.shutdown()
 
 
 @pytest.fixture(scope="session", params=DAEMONS)

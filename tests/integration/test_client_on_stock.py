@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every verb of our client says and does what that of systemd's does, with the same daemon behind both."""
+"""What our client does with images, files and machines is what that of systemd's does, on either daemon."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.both_clients import GUEST, BothClients, Said
-from tests.integration.command_lines import MODERN, OWN_WORDS, READING, REFUSED
+from tests.integration.both_clients import GUEST, BothClients, Said, words
 from tests.integration.driver import OURS, STOCK
 
 pytestmark = pytest.mark.integration
@@ -17,69 +16,9 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(autouse=True)
 def images(clients: BothClients) -> Iterator[None]:
     """Two small images, and none beside them when the test is over."""
-    make_images(clients)
+    clients.make_images()
     yield
-    drop_images(clients)
-
-
-def make_images(clients: BothClients) -> None:
-    clients.sh(
-        "cd /var/lib/machines; mkdir tree .hidden; mkdir -p tree/etc\n"
-        "echo ID=t >tree/etc/os-release; echo treehost >tree/etc/hostname; truncate -s 1M raw.raw"
-    )
-
-
-def drop_images(clients: BothClients) -> None:
-    clients.sh(
-        "cd /var/lib/machines; for i in *; do case $i in box|three.nspawn) ;; "
-        '*) chattr -i "$i" 2>/dev/null || true; rm -rf "$i" ;; esac; done; rm -rf .hidden'
-    )
-
-
-def in_our_words(clients: BothClients, line: str) -> bool:
-    """Whether our client asks our own interface, which says more about what it refuses."""
-    return clients.ours_serves and line.split()[0] in ("remove", "rename", "clone")
-
-
-def words(line: str) -> list[str]:
-    """`,` stands for a blank inside a word."""
-    filled = line.format(guest=GUEST, tree="tree", raw="raw").split()
-    return [word.replace(",", " ") if word.startswith("500M") else word for word in filled]
-
-
-@pytest.mark.parametrize("line", READING)
-def test_what_is_read_is_the_same(clients: BothClients, line: str) -> None:
-    clients.compare(*words(line))
-
-
-@pytest.mark.either("trixie")
-@pytest.mark.parametrize("line", REFUSED)
-def test_what_is_refused_is_refused_alike(clients: BothClients, line: str) -> None:
-    arguments = words(line)
-    if clients.ours_serves and line == "disable nope":
-        pytest.skip("machined disables what has no image any more, too")
-    # In 262 these look the machine up on varlink first, and print the name of that error.
-    by_varlink = clients.modern and arguments[0] in ("terminate", "poweroff", "reboot")
-    same_reason = not by_varlink and not in_our_words(clients, line)
-    theirs, ours = clients.compare(*arguments, same_reason=same_reason)
-    assert ours.status == 1
-    assert theirs.out == ""
-
-
-@pytest.mark.parametrize("line", OWN_WORDS)
-def test_what_is_refused_in_other_words(clients: BothClients, line: str) -> None:
-    _, ours = clients.compare(*words(line), same_reason=False)
-    assert ours.status == 1
-
-
-@pytest.mark.parametrize("line", MODERN)
-def test_orders_to_a_machine_that_takes_none(clients: BothClients, line: str) -> None:
-    ours = clients.ours(*words(line))
-    assert (ours.status, ours.out) == (1, "")
-    if clients.modern:
-        clients.compare(*words(line), same_reason=":a:b:c" not in line)
-    elif line in ("pause {guest}", "bind-volume {guest} fs:vol"):
-        assert ours.err.startswith(f"Machine '{GUEST}' does not expose a varlink control socket.\n")
+    clients.drop_images()
 
 
 def test_whose_machines(clients: BothClients) -> None:
@@ -92,13 +31,6 @@ def test_whose_machines(clients: BothClients) -> None:
     assert ours.err.startswith("Failed to connect to user scope bus: ")
 
 
-@pytest.mark.parametrize("limit", ["1", "1K", "1.5G", "1G 500M", "1G500M", "1 G", "+5", " 5 ", "1B", "1.G"])
-def test_sizes_that_are_understood(clients: BothClients, limit: str) -> None:
-    """They get as far as the daemon, which cannot do it without btrfs."""
-    clients.compare("set-limit", limit)
-    assert "btrfs" in clients.ours("set-limit", limit).err
-
-
 def scenario(clients: BothClients, lines: list[str], *, theirs: bool) -> list[tuple[str, Said]]:
     run = clients.stock if theirs else clients.ours
     # Our own clones are cheap ones: for a true copy, as machine1's are, it has to be told.
@@ -109,11 +41,11 @@ def scenario(clients: BothClients, lines: list[str], *, theirs: bool) -> list[tu
 def play_twice(clients: BothClients, lines: list[str]) -> list[Said]:
     """A row of commands by systemd's client, the same by ours from where that began; compared one by one."""
     first = scenario(clients, lines, theirs=True)
-    drop_images(clients)
-    make_images(clients)
+    clients.drop_images()
+    clients.make_images()
     second = scenario(clients, lines, theirs=False)
     for (line, theirs), (_, ours) in zip(first, second, strict=True):
-        clients.check(line, theirs, ours, same_reason=not in_our_words(clients, line))
+        clients.check(line, theirs, ours, same_reason=not clients.in_our_words(line))
     return [said for _, said in second]
 
 
@@ -136,7 +68,7 @@ def test_clean_all_leaves_what_runs(clients: BothClients) -> None:
     said = play_twice(clients, ["clean --all", "list-images"])
     assert "Removed image 'tree'" in said[0].err
     assert said[1].out.split()[6] == GUEST
-    make_images(clients)
+    clients.make_images()
     assert clients.ours("--quiet", "clean", "--all") == Said(0, "", "")
     assert clients.ours("list-images", "--no-legend").out.split()[0] == GUEST
 
