@@ -165,8 +165,10 @@ def _oversize(w: World) -> None:
 @case("varlink/descriptors nobody asked for", EVERYBODY)
 def _descriptors(w: World) -> None:
     with open("/dev/null", "rb") as null:
-        w.varlink(MACHINE_SOCKET, method("List", name=".host"), fds=(null.fileno(),))
-        w.varlink(MACHINE_SOCKET, method("no.such.A"), method("no.such.B"), fds=(null.fileno(),) * 3)
+        w.varlink(MACHINE_SOCKET, method("List", name=".host"), fds=(null.fileno(),), seconds=1)
+        w.varlink(
+            MACHINE_SOCKET, method("no.such.A"), method("no.such.B"), fds=(null.fileno(),) * 3, seconds=1
+        )
 
 
 def _list() -> None:

@@ -85,8 +85,8 @@ class Stage:
             raise CommandFailed(done.returncode, list(arguments), "", done.stderr)
         return done.stdout
 
-    def run(self, pattern: str = "*") -> Answers:
-        """The script with the daemon in charge, every user in turn."""
+    def run(self, *patterns: str) -> Answers:
+        """The script, or its cases of such names, with the daemon in charge, every user in turn."""
         since = time.time()
         monotonic = time.monotonic_ns() // 1000  # one clock for all hosts of a kernel
         answers: Answers = {}
@@ -94,7 +94,7 @@ class Stage:
         try:
             for user in EVERYBODY:
                 answers[user] = json.loads(
-                    self._inside("run", str(self.version), str(monotonic), pattern, user=user)
+                    self._inside("run", str(self.version), str(monotonic), *(patterns or ["*"]), user=user)
                 )
         finally:
             self._inside("forget")
@@ -127,9 +127,9 @@ def stage(suite: str) -> Iterator[Stage]:
         yield Stage(host)
 
 
-def both(suite: str, pattern: str = "*") -> tuple[Answers, Answers]:
+def both(suite: str, *patterns: str) -> tuple[Answers, Answers]:
     """What the stock daemon answers, and what ours does."""
     with stage(suite) as it:
-        stock = it.run(pattern)
+        stock = it.run(*patterns)
         it.ours()
-        return stock, it.run(pattern)
+        return stock, it.run(*patterns)

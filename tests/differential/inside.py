@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Runs the script as one user inside the host (`run VERSION SINCE PATTERN`), or makes what it works on.
+"""Runs the script as one user inside the host (`run VERSION SINCE PATTERN…`), or makes what it works on.
 
 Writes {case: answers} as JSON to standard output.
 """
@@ -231,7 +231,7 @@ def _let_go(bus: Bus) -> None:
         time.sleep(0.01)
 
 
-def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
+def run(version: int, since: int, patterns: list[str]) -> dict[str, list[object]]:
     """{case: answers} of the cases of this user."""
     user = pwd.getpwuid(os.getuid()).pw_name
     world = World(user, version, since)
@@ -241,7 +241,7 @@ def run(version: int, since: int, pattern: str) -> dict[str, list[object]]:
         if (
             user not in case.who
             or not case.since <= version < case.until
-            or not fnmatch.fnmatchcase(case.name, pattern)
+            or not any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
         ):
             continue
         world.answers = []
@@ -272,7 +272,7 @@ def main() -> None:
         case "forget":
             forget_machines()
         case "run":
-            json.dump(run(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]), sys.stdout)
+            json.dump(run(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ class Flood:
                 return self.end("vanished")
             if manner < 0.06:
                 peer.sock.shutdown(socket.SHUT_WR)
-                end = time.monotonic() + 5
+                end = time.monotonic() + 1
                 while time.monotonic() < end:
                     self._count(peer.take(0.5))
             if manner < 0.07 and manner >= 0.06:
@@ -243,7 +243,7 @@ class Flood:
             if how == "turn":
                 with contextlib.suppress(OSError, EOFError):
                     self._peer.sock.shutdown(socket.SHUT_WR)
-                    end = time.monotonic() + 5
+                    end = time.monotonic() + 1
                     while time.monotonic() < end:
                         self._count(self._peer.take(0.5))
             self._peer.close()

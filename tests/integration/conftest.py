@@ -19,15 +19,17 @@ from tests.integration.turns import turn  # noqa: F401
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What hardly depends on systemd's version is tried on one suite, unless $MACHINED_BOTH wants more."""
+    """Of what hardly makes a difference one is tried, unless $MACHINED_BOTH wants more."""
     if os.environ.get("MACHINED_BOTH"):
         return
-    left_out = [item for item in items if _is_of_the_other(item)]
+    left_out = [item for item in items if _is_left_out(item)]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if not _is_of_the_other(item)]
+    items[:] = [item for item in items if not _is_left_out(item)]
 
 
-def _is_of_the_other(item: pytest.Item) -> bool:
+def _is_left_out(item: pytest.Item) -> bool:
+    if item.get_closest_marker("variation") is not None:
+        return True
     mark, call = item.get_closest_marker("either"), getattr(item, "callspec", None)
     return mark is not None and call is not None and call.params.get("suite", mark.args[0]) != mark.args[0]
 

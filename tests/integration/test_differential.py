@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import glob
 from typing import Final
 
 import pytest
 
 from tests.differential.compare import compare
-from tests.differential.host import both
+from tests.differential.host import POLKIT, both
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -20,7 +21,9 @@ def test_answers_are_those_of_stock(suite: str, capsys: pytest.CaptureFixture[st
     comparison = compare(suite, *both(suite))
     lines, differing = [comparison.summary()], comparison.unexplained
     if differing:
-        again = {(other.user, other.case) for other in compare(suite, *both(suite)).unexplained}
+        cases = [] if any(each.user == POLKIT for each in differing) else [each.case for each in differing]
+        second = compare(suite, *both(suite, *map(glob.escape, cases)))
+        again = {(other.user, other.case) for other in second.unexplained}
         once = [each for each in differing if (each.user, each.case) not in again]
         differing = [each for each in differing if (each.user, each.case) in again]
         lines += ["differed once, and not when asked again:", *(each.text() for each in once)]

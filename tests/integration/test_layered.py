@@ -94,6 +94,7 @@ def test_the_base_is_guarded(managed: Driver, machine: str, layers: list[str]) -
     managed.start(machine)
 
 
+@pytest.mark.either("sid")
 def test_the_base_is_free_again(managed: Driver, machine: str, layers: list[str]) -> None:
     """Also by the hands of those who know nothing of layers; what is copied from it was never bound."""
     copy = unique_name()
@@ -122,6 +123,7 @@ def test_what_was_read_only_before_stays_so(managed: Driver, machine: str) -> No
         managed.ctl("read-only", machine, "no")
 
 
+@pytest.mark.either("sid")
 def test_flat(managed: Driver, machine: str, layers: list[str]) -> None:
     name, copy = layers[0], layers[1]
     managed.start(name)
@@ -149,6 +151,7 @@ def test_flat(managed: Driver, machine: str, layers: list[str]) -> None:
     assert not managed.host.path(f"{POOL}/{name}.mstack").exists()
 
 
+@pytest.mark.either("sid")
 def test_a_layer_over_a_layer(managed: Driver, machine: str, layers: list[str]) -> None:
     """A clone of a layered image has the same base, and what was written so far."""
     name, clone = layers[0], layers[1]
@@ -207,6 +210,7 @@ def test_the_base_is_gone(managed: Driver, machine: str, layers: list[str]) -> N
     managed.start(layers[0])
 
 
+@pytest.mark.either("sid")
 def test_killed_between_both(managed: Driver, machine: str, layers: list[str]) -> None:
     """A flat tree has taken its place and the stack is still there: the next daemon takes it away.
 
@@ -230,6 +234,7 @@ def test_killed_between_both(managed: Driver, machine: str, layers: list[str]) -
     managed.ctl("remove", name)
 
 
+@pytest.mark.either("sid")
 def test_flat_and_read_only(managed: Driver, machine: str, layers: list[str]) -> None:
     name, other = layers[:2]
     for layer in (name, other):
