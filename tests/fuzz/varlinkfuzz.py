@@ -193,6 +193,8 @@ class Flood:
         if self._peer is None or path != self._path:
             self.end("turn")
             self._peer, self._path = Peer(path), path
+            # Behind a question that waits for changes nothing is read any more.
+            self._peer.sock.settimeout(2)
         peer = self._peer
         try:
             if rng.random() < 0.05:
