@@ -27,12 +27,22 @@ def descriptors() -> dict[int, str]:
 
 def children() -> dict[int, str]:
     """The processes this one has to reap: number and command."""
-    found = {}
-    for task in Path("/proc/self/task").iterdir():
-        for pid in map(int, (task / "children").read_text().split()):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            found[pid] = command or "a zombie"
-    return found
+    while True:
+        try:
+            return {
+                pid: _command(pid) for task in os.listdir("/proc/self/task") for pid in _children_of(task)
+            }
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread has ended meanwhile, and its children are another's; or a child was reaped
+
+
+def _children_of(task: str) -> list[int]:
+    return [*map(int, Path(f"/proc/self/task/{task}/children").read_text(encoding="ascii").split())]
+
+
+def _command(pid: int) -> str:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return command or "a zombie"
 
 
 @pytest.fixture(autouse=True)
