@@ -228,6 +228,7 @@ async def test_what_is_out_of_time_is_killed(tmp_path: Path, monkeypatch: pytest
     async with asyncio.timeout(30):
         while at_work():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+    await workers.close()  # it is reaped, too
 
 
 # -- interpreters of their own -----------------------------------------------------------------------------
