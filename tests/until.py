@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Waiting for something that nothing tells of: what the kernel does, and what another loop callback does."""
+"""Waiting for something that nothing tells of, and comparing what may change while one looks."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
             if holds if isinstance(holds, bool) else await holds:
                 return
             await asyncio.sleep(0.001)
+
+
+def agree(ask: Callable[[], tuple[object, object]], said: str = "") -> None:
+    """Fail unless both answers are the same. What they are about may change between the two, so that what
+    differs is asked for again, a few times: only what goes on differing is wrong."""
+    for _ in range(4):
+        one, other = ask()
+        if one == other:
+            return
+    one, other = ask()
+    assert one == other, said

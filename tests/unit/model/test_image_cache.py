@@ -21,6 +21,7 @@ from machined.model.image_cache import ImageCache
 from machined.model.images import Image, Images
 from tests.settled import descriptors
 from tests.unit.model.image_changes import IMAGES, Changes
+from tests.until import agree
 
 STEPS = 160
 
@@ -70,13 +71,13 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Examined:
 def same(cache: ImageCache, said: str, *, find_first: bool = False) -> None:
     """Both find the same; the fresh ones again where disk blocks were given out just then."""
     fresh = Images(cache._search_path, cache._version)
-    for attempt in range(5):
+
+    def ask() -> tuple[object, object]:
         by_name = {name: cache.find(name) for name in IMAGES} if find_first else {}
         found = cache.list(), by_name or {name: cache.find(name) for name in IMAGES}
-        expected = fresh.list(), {name: fresh.find(name) for name in IMAGES}
-        if found == expected or attempt == 4:
-            assert found == expected, said
-            return
+        return found, (fresh.list(), {name: fresh.find(name) for name in IMAGES})
+
+    agree(ask, said)
 
 
 @pytest.mark.parametrize("version", [257, 262])

@@ -17,6 +17,7 @@ from machined.linux import btrfs, quotas
 from machined.model.image_cache import ImageCache
 from machined.model.images import UNKNOWN, Image, Images, ImageType
 from tests.loopdisk import MIB, mounted_btrfs
+from tests.until import agree
 
 STEPS = 120
 
@@ -107,13 +108,11 @@ def test_whatever_happens(pool: Path, seed: int, version: int) -> None:
     try:
         for _ in range(STEPS):
             history += [changes.step() for _ in range(changes.random.choice((1, 1, 2, 5)))]
-            for attempt in range(5):
-                listed, expected = cache.list(), fresh.list()
-                # The kernel may write something down, or count anew, between the two.
-                if listed == expected or attempt == 4:
-                    assert listed == expected, "\n".join(history[-40:])
-                    break
-            assert cache.find("a") == fresh.find("a")
+            # The kernel may write something down, or count anew, between the two.
+            agree(
+                lambda: ((cache.list(), cache.find("a")), (fresh.list(), fresh.find("a"))),
+                "\n".join(history[-40:]),
+            )
     finally:
         cache.close()
 
