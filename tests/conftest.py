@@ -7,6 +7,7 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -45,6 +46,13 @@ settings.load_profile("machined")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.asyncio_debug = True
+    _hear_interruptions()
+
+
+def _hear_interruptions() -> None:
+    """What a shell runs in the background ignores SIGINT, and so would the programs that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
