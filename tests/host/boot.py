@@ -66,6 +66,10 @@ class Host:
         etc = self._instance.tree / "etc"
         (etc / "hostname").write_text("testhost\n", encoding="utf-8")
         (etc / "machine-id").write_text(f"{uuid4().hex}\n", encoding="utf-8")
+        # It would run a quarter of an hour after the boot, with a mount of its own while it does.
+        timer = etc / "systemd/system/systemd-tmpfiles-clean.timer"
+        timer.unlink(missing_ok=True)
+        timer.symlink_to("/dev/null")
 
     def __enter__(self) -> Self:
         return self
@@ -233,6 +237,14 @@ class Host:
     def snapshot(self) -> Snapshot:
         """What guests may leave behind in the host, to compare with a later look."""
         return Snapshot.parse(self.run(["sh", "-c", SCRIPT]).stdout)
+
+    def left_behind(self, before: Snapshot, patience: float = 20) -> list[str]:
+        """What is more or less than it was. The kernel takes a link away in its own time when a network
+        namespace has ended, so that what differs is looked at again for a while (s)."""
+        deadline = time.monotonic() + patience
+        while (left := before.diff(self.snapshot())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
 
     def shutdown(self, verb: str = "poweroff", timeout: float = 120) -> str:
         """A clean end: `systemctl poweroff|reboot|halt`, and wait; return how it ended, see `ended`."""

@@ -108,7 +108,7 @@ def machine(managed: Driver) -> Iterator[str]:
     yield name
     managed.clear(name)
     managed.give_back_guest(name)
-    assert before.diff(managed.host.snapshot()) == []
+    assert managed.host.left_behind(before) == []
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def fresh_machine(managed: Driver) -> Iterator[str]:
     managed.host.add_guest(name)
     yield name
     managed.remove(name)
-    assert before.diff(managed.host.snapshot()) == []
+    assert managed.host.left_behind(before) == []
 
 
 @pytest.fixture

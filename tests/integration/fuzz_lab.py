@@ -87,8 +87,8 @@ class FuzzLab:
     def quiet(self) -> tuple[int, int, list[str]]:
         """The load when it does not change any more."""
         # What a flood has left in the queue is worked off first, however long that takes.
-        ping = ["busctl", "--timeout=120", "call", NAME, ROOT, "org.freedesktop.DBus.Peer", "Ping"]
-        self.managed.host.run(ping, timeout=130)
+        ping = ["busctl", "--timeout=600", "call", NAME, ROOT, "org.freedesktop.DBus.Peer", "Ping"]
+        self.managed.host.run(ping, timeout=610)
         # A connection to the guest is made once and kept.
         self.managed.ctl("list")
         seen = [-1]

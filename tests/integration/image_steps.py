@@ -386,7 +386,8 @@ ls -lR $P/s0/var | sed 's/[A-Z][a-z][a-z] .*:.. //'; cat $P/s0/var/inner/file
 ## pool limit
 call SetPoolLimit t 200000000
 ## pool 2
-busctl get-property $M PoolLimit; btrfs qgroup show -re --raw $P | sed -E 's/ +/ /g'
+busctl get-property $M PoolLimit; btrfs quota rescan -w $P >/dev/null 2>&1; sync
+btrfs qgroup show -re --raw $P | sed -E 's/ +/ /g'
 ## clone
 call CloneImage ssb sub s1 false
 ## clone ro

@@ -126,8 +126,10 @@ def held(host: Host, program: str, pattern: str) -> Iterator[None]:
     script = host.path(program)
     script.write_text(HELD.format(pattern=pattern, real=real), encoding="ascii")
     script.chmod(0o755)
-    yield
-    host.run(["sh", "-ec", f"mv {real} {program}; rm -f /run/reached /run/go"])
+    try:
+        yield
+    finally:
+        host.run(["sh", "-ec", f"mv {real} {program}; rm -f /run/reached /run/go"])
 
 
 def reached(host: Host) -> None:

@@ -109,5 +109,7 @@ def test_loss_of_power(own_managed: Driver) -> None:
 def test_stop_of_the_target_stops_machines(managed: Driver, machine: str) -> None:
     managed.start(machine)
     managed.host.run(["systemctl", "stop", "machines.target"])
-    assert managed.wait(machine, "stopped") == "stopped"
-    managed.host.run(["systemctl", "start", "machines.target"])
+    try:
+        assert managed.wait(machine, "stopped") == "stopped"
+    finally:
+        managed.host.run(["systemctl", "start", "machines.target"])

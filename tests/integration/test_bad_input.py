@@ -65,6 +65,7 @@ def test_invalid_name(refused: Refused, verb: str) -> None:
 
 def test_image_runs_already(managed: Driver, refused: Refused, machine: str) -> None:
     managed.host.run(["systemctl", "start", f"systemd-nspawn@{machine}"])
+    managed.wait(machine, "running")  # or what ends it finds nobody who listens
     refused("start", machine, says=f"systemd-nspawn@{machine}.service")
 
 

@@ -30,10 +30,12 @@ class Answers:
             clients = self.clients
             clients.make_images()
             before = clients.host.snapshot(), clients.stock("list-images")
-            self._said |= zip(map(tuple, table), clients.many(table), strict=True)
-            assert before[0].diff(clients.host.snapshot()) == []
-            assert before[1] == clients.stock("list-images")
-            clients.drop_images()
+            try:
+                self._said |= zip(map(tuple, table), clients.many(table), strict=True)
+                assert clients.host.left_behind(before[0]) == []
+                assert before[1] == clients.stock("list-images")
+            finally:
+                clients.drop_images()
         return self._said[tuple(argv)]
 
 

@@ -60,9 +60,9 @@ def test_commands(host: Host) -> None:
 
 def test_a_command_that_takes_too_long_is_killed(host: Host) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
-        host.run(["sleep", "1234567"], timeout=0.5)
+        host.run(["sleep", "1234567"], timeout=5)
     # In the end: the death of nsenter, waited for, and that of its child are two events.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while host.run(["pgrep", "-f", "^sleep 1234567"], check=False).returncode == 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -74,8 +74,10 @@ def test_terminal(host: Host) -> None:
         ["sh", "-c", "tty; exec sh -c 'echo on /dev/tty >/dev/tty'"], stdin=its, stdout=its, tty=True
     ) as shell:
         os.close(its)
-        assert shell.wait(10) == 0
-        output = os.read(ours, 4096).decode()
+        assert shell.wait(30) == 0
+        output = ""
+        while "on /dev/tty" not in output:
+            output += os.read(ours, 4096).decode()
     os.close(ours)
     assert output.startswith("/dev/pts/")
     assert "on /dev/tty" in output
@@ -93,7 +95,7 @@ def test_guest_leaves_nothing_behind(host: Host) -> None:
     assert host.run(["machinectl", "show", "itself", "--property=State", "--value"]).stdout == "running\n"
     # Its network: systemd-networkd at both ends of the veth.
     leader = host.run(["machinectl", "show", "itself", "--property=Leader", "--value"]).stdout.strip()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "default via" not in host.run(["nsenter", "-t", leader, "-n", "ip", "route"]).stdout:
         assert time.monotonic() < deadline, "the guest got no address"
         time.sleep(0.1)
@@ -135,29 +137,42 @@ def test_stop_removes_everything(own_host: Host) -> None:
     own_host.boot()
     start_guest(own_host, "doomed")
     # Two loop devices, on the overlay and beside it: they are the machine's and would outlive the host.
-    own_host.run(["truncate", "--size=1M", "/var/tmp/file", "/var/lib/machines/file.raw"])
-    devices = [
-        own_host.run(["losetup", "--find", "--show", path]).stdout.strip()
-        for path in ("/var/tmp/file", "/var/lib/machines/file.raw")
-    ]
+    paths = [f"{directory}/{own_host.name}" for directory in ("/var/tmp", "/var/lib/machines")]
+    own_host.run(["truncate", "--size=1M", *paths])
+    devices = [own_host.run(["losetup", "--find", "--show", path]).stdout.strip() for path in paths]
+    files = [backing(device) for device in devices]
+    assert None not in files
     name = own_host.name
     own_host.stop()
     own_host.stop()
-    for device in devices:
-        assert not Path("/sys/block", Path(device).name, "loop").exists()
+    # Somebody else on this machine may have been given their numbers by now.
+    assert not set(map(backing, devices)) & set(files)
     assert name not in instance.leftovers()
     assert name not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
 
 
+def backing(device: str) -> str | None:
+    """The file of a loop device."""
+    try:
+        return Path("/sys/block", Path(device).name, "loop/backing_file").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
 def test_what_a_killed_process_left_is_removed(suite: str) -> None:
     script = (
-        "import os; from tests.host.boot import Host\n"
-        f"host = Host({suite!r}).boot(); print(host.name, host.pid, flush=True); os._exit(1)"
+        "import os, sys; from tests.host.boot import Host\n"
+        f"host = Host({suite!r}).boot(); print(host.name, host.pid, os.path.exists(f'/proc/{{host.pid}}'))\n"
+        "sys.stdout.flush(); os._exit(1)"
     )
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    name, pid = done.stdout.split()
-    assert Path(f"/proc/{pid}").exists()
+    name, pid, was_up = done.stdout.split()
+    # Whoever makes a host removes it: another test that does so at this moment may be the first.
+    assert was_up == "True"
     assert name not in instance.leftovers()
-    assert not Path(f"/proc/{pid}").exists()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

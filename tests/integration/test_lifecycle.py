@@ -92,7 +92,8 @@ def test_reboot_from_inside(managed: Driver, machine: str) -> None:
     before = managed.leader(machine)
     path = f"{ROOT}/machine/{bus_label_escape(machine)}"
     with managed.signals(NAME + ".Manager", "MachineNew") as new:
-        managed.guest(machine, "systemctl", "reboot", "--no-block")
+        # (Whether that program can still tell how it ended is another question.)
+        managed.guest(machine, "systemctl", "reboot", "--no-block", check=False)
         while next(new)[0] != machine:
             pass
     managed.wait(machine, "running")
@@ -102,7 +103,7 @@ def test_reboot_from_inside(managed: Driver, machine: str) -> None:
 
 def test_poweroff_from_inside(managed: Driver, machine: str) -> None:
     managed.start(machine)
-    managed.guest(machine, "systemctl", "poweroff", "--no-block")
+    managed.guest(machine, "systemctl", "poweroff", "--no-block", check=False)
     assert managed.wait(machine, "stopped") == "stopped"
 
 

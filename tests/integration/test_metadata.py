@@ -71,7 +71,7 @@ def test_a_kept_answer_forks_nobody(managed: Driver, machine: str) -> None:
 def test_the_end_of_a_machine_gives_everything_back(managed: Driver, machine: str) -> None:
     def held() -> list[str]:
         pid = managed.daemon_pid()
-        links = managed.host.run(["sh", "-c", f"readlink /proc/{pid}/fd/*"]).stdout.splitlines()
+        links = managed.host.run(["sh", "-c", f"readlink /proc/{pid}/fd/*; true"]).stdout.splitlines()
         watches = managed.host.run(
             ["sh", "-c", f"cat /proc/{pid}/fdinfo/* | grep '^inotify wd'"], check=False
         )

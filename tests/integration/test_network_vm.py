@@ -31,6 +31,7 @@ def kill(machine: VirtualMachine, before: str = "true") -> None:
     """systemd-nspawn, right after something else, and wait until nothing of the guest is left."""
     unit = f"machine-{GUEST}.service"
     machine.check(f"pid=$(systemctl show -P MainPID {unit}); {before}; kill -KILL $pid")
+    machine.check("systemctl start systemd-machined", PATIENCE)  # if it was the daemon
     machine.check(f"machinectl wait --for=stopped --timeout={PATIENCE} {GUEST}", PATIENCE * 2)
     gone = "while [ -e /run/machined/lent ]; do sleep 0.1; done"
     machine.check(f"timeout {PATIENCE} sh -c '{gone}'; systemctl reset-failed", PATIENCE * 2)

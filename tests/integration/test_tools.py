@@ -192,7 +192,7 @@ def test_a_shell_is_a_session(tools: Side, guest: str) -> None:
         assert session[1:3] == ["0", "root"]
         run = f"systemd-run -M root@{guest} --user --pipe --wait --quiet --collect"
         assert "/user@0.service/" in tools.sh(f"{run} grep ^0: /proc/self/cgroup").stdout
-        assert tools.sh(f"systemctl --user -M root@{guest} is-system-running").stdout == "running\n"
+        tools.until(f"systemctl --user -M root@{guest} is-system-running | grep -qx running")
         terminal.type("exit\r")
         assert terminal.ended() == 0
     until_no_session(tools, guest)

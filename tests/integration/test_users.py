@@ -74,7 +74,7 @@ def test_a_range_is_kept(box: Configured, managed: Driver) -> None:
     assert not is_locked(managed, base)
     box.start(PICK)
     assert base_of(box) == base
-    box.stop()
+    end(box)
     # Somebody else has it, for once.
     with managed.background(["python3", "-c", HOLD, f"{LOCKS}/{base}"]) as holder:
         assert holder.stdout is not None

@@ -105,6 +105,7 @@ def test_enabled_machine_lives_with_its_host(virtual: VirtualMachine) -> None:
     # A daemon that dies takes nobody with it.
     before = leader(virtual)
     virtual.check(f"systemctl kill --signal=KILL {UNIT}")
+    virtual.check(f"systemctl start {UNIT}", PATIENCE)
     assert leader(virtual) == before
     virtual.check(f"machinectl disable {GUEST} && machinectl poweroff {GUEST}")
     assert virtual.check("machinectl list --no-legend") == ""

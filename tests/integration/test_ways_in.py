@@ -119,7 +119,7 @@ def test_nothing_of_a_shell_stays(managed: Driver, running: str) -> None:
     pid = managed.daemon_pid()
 
     def descriptors() -> list[str]:
-        return managed.host.run(["sh", "-c", f"readlink /proc/{pid}/fd/*"]).stdout.splitlines()
+        return managed.host.run(["sh", "-c", f"readlink /proc/{pid}/fd/*; true"]).stdout.splitlines()
 
     def shell() -> None:
         with interactive(managed, "shell", running, "/bin/sleep", "1000") as terminal:
