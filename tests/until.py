@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE = 10.0
@@ -21,10 +22,13 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
 
 def agree(ask: Callable[[], tuple[object, object]], said: str = "") -> None:
     """Fail unless both answers are the same. What they are about may change between the two, so that what
-    differs is asked for again, a few times: only what goes on differing is wrong."""
-    for _ in range(4):
+    differs is asked for again, for some time: only what goes on differing is wrong."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
         one, other = ask()
         if one == other:
             return
-    one, other = ask()
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
     assert one == other, said

@@ -291,7 +291,8 @@ def _decode(op: str, data: bytes, fds: FdSet) -> Reply:
 
 async def _perform(child: _Child, op: str, request: bytes, fds: Sequence[int]) -> Reply:
     try:
-        child.send(request, fds)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # dead already: that is read below
+            child.send(request, fds)
         data, received = await child.receive()
         if data:
             return _decode(op, data, received)

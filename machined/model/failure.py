@@ -36,7 +36,8 @@ async def _said_by(unit: str, since_usec: int, program: str) -> str:
 async def _said_by_a_dead_process(since_usec: int, program: str) -> str:
     """The last line of no unit. Empty if several processes have such lines, for it may be another's.
 
-    journald asks the kernel for a sender's unit when it reads what was sent. Who says why he fails may be dead.
+    journald asks the kernel for a sender's unit when it reads what was sent: who says why he fails may be
+    dead by then.
     """
     match = (f"SYSLOG_IDENTIFIER={program}", "_TRANSPORT=journal", "_TRANSPORT=syslog")
     records = await _records(since_usec, MAX_RECORDS, *match)

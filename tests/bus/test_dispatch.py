@@ -262,9 +262,9 @@ class TestQuiet:
     async def test_machine1_has_no_changing_properties(self, service: Served) -> None:
         await service.client.listen()
         await service.machine("web")
-        changed = [m for m in await service.client.until_quiet() if m.member == "PropertiesChanged"]
-        assert changed
-        assert {message.body[0] for message in changed} == {OWN_MACHINE}
+        first = await service.client.signal("PropertiesChanged")
+        more = [m for m in await service.client.until_quiet() if m.member == "PropertiesChanged"]
+        assert {first[1], *(message.body[0] for message in more)} == {OWN_MACHINE}
 
 
 def pipe() -> FdSet:
@@ -418,6 +418,7 @@ class TestFlood:
 class TestReplies:
     async def test_none_where_none_is_wanted(self, service: Served) -> None:
         await service.machine("web")
+        await service.client.call("ListMachines")  # what the bus itself says to a newcomer is read by now
         service.client.send("UnregisterMachine", "s", ["web"])
         service.client.send("Nope")
         service.client.send(

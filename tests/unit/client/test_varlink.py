@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -61,7 +62,8 @@ class Service:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection:
+            # (Who asked may have gone.)
+            with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._converse(connection)
 
     def _converse(self, connection: socket.socket) -> None:

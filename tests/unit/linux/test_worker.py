@@ -153,6 +153,13 @@ def at_work() -> list[int]:
     return [pid for pid, command in children().items() if "workerchild" in command]
 
 
+async def reaped(before: set[int]) -> None:
+    """Until there are no children but these: a killed one ends when the kernel is done with it."""
+    async with asyncio.timeout(30):
+        while set(children()) - before:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
 async def copying(workers: Workers, where: Path) -> asyncio.Future[object]:
     """A copy of "tree" to "copy" that is under way, with more to take back than goes in no time."""
     source = where / "tree"
@@ -167,7 +174,8 @@ async def copying(workers: Workers, where: Path) -> asyncio.Future[object]:
     return copy
 
 
-async def test_what_was_begun_is_taken_back(tmp_path: Path) -> None:
+async def test_what_was_begun_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "GRACE", 60.0)
     workers = Workers()
     copy = await copying(workers, tmp_path)
     await workers.close()
@@ -202,6 +210,7 @@ async def test_what_does_not_end_is_killed_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancelled: bool
 ) -> None:
     monkeypatch.setattr(worker, "GRACE", 0.1)
+    before = set(children())
     workers = Workers()
     copy = await copying(workers, tmp_path)
     os.kill(at_work()[0], signal.SIGSTOP)
@@ -211,12 +220,14 @@ async def test_what_does_not_end_is_killed_at_the_end(
         assert at_work()
     await workers.close()
     await asyncio.gather(copy, return_exceptions=True)
+    await reaped(before)
     assert any(name.startswith(".#machined-") for name in left(tmp_path)), "for the next start to sweep"
 
 
 async def test_what_is_out_of_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is to be taken back of what has a limit, and it may hang for ever."""
     monkeypatch.setattr(worker, "GRACE", 0.1)
+    before = set(children())
     workers = Workers()
     hanging = asyncio.ensure_future(workers.run(f"{TREES}:run", "cat", fifo(tmp_path), timeout=60))
     async with asyncio.timeout(30):
@@ -228,7 +239,8 @@ async def test_what_is_out_of_time_is_killed(tmp_path: Path, monkeypatch: pytest
     async with asyncio.timeout(30):
         while at_work():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-    await workers.close()  # it is reaped, too
+    await workers.close()
+    await reaped(before)
 
 
 # -- interpreters of their own -----------------------------------------------------------------------------

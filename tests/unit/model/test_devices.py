@@ -24,7 +24,7 @@ FULL = os.makedev(1, 7)
 
 
 def _may_make_nodes() -> bool:
-    path = Path("/dev/machined-test-node")
+    path = Path(f"/dev/machined-test-node-{os.getpid()}")
     try:
         os.mknod(path, stat.S_IFCHR | 0o600, NULL)
     except OSError:
@@ -98,7 +98,7 @@ async def test_groups_are_those_of_the_tree(
 
 
 async def test_directories(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    top = Path("/dev/machined-test")
+    top = Path(f"/dev/machined-test-{os.getpid()}")
     (top / "by-path").mkdir(parents=True)
     try:
         os.mknod(top / "by-path/one", stat.S_IFCHR | 0o660, NULL)
