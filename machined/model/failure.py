@@ -37,9 +37,9 @@ async def _said_by_a_dead_process(since_usec: int, program: str) -> str:
     """The last line of no unit. Empty if several processes have such lines, for it may be another's.
 
     journald asks the kernel for a sender's unit when it reads what was sent: who says why he fails may be
-    dead by then.
+    dead by then. Any user may say something in this program's name, but only root as root.
     """
-    match = (f"SYSLOG_IDENTIFIER={program}", "_TRANSPORT=journal", "_TRANSPORT=syslog")
+    match = (f"SYSLOG_IDENTIFIER={program}", "_UID=0", "_TRANSPORT=journal", "_TRANSPORT=syslog")
     records = await _records(since_usec, MAX_RECORDS, *match)
     lost = [record for record in records if "_SYSTEMD_UNIT" not in record]
     return _text(lost[-1]) if len({str(record.get("_PID")) for record in lost}) == 1 else ""

@@ -14,12 +14,12 @@ from machined.model.failure import MAX_LENGTH, last_words
 
 UNIT = "machine-web.service"
 
-# What is asked for with a unit has one, and nothing else is let through.
+# What is asked for with a unit has one; what has none must be root's.
 JOURNALCTL = """#!/bin/sh
 case "$*" in
     *--sync*) exit ;;
     *_SYSTEMD_UNIT=machine-web.service*SYSLOG_IDENTIFIER=systemd-nspawn*) cat "{known}" ;;
-    *SYSLOG_IDENTIFIER=systemd-nspawn*) cat "{all}" ;;
+    *SYSLOG_IDENTIFIER=systemd-nspawn*_UID=0*) cat "{all}" ;;
 esac
 """
 
