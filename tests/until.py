@@ -24,11 +24,6 @@ def agree(ask: Callable[[], tuple[object, object]], said: str = "") -> None:
     """Fail unless both answers are the same. What they are about may change between the two, so that what
     differs is asked for again, for some time: only what goes on differing is wrong."""
     deadline = time.monotonic() + PATIENCE
-    while True:
-        one, other = ask()
-        if one == other:
-            return
-        if time.monotonic() > deadline:
-            break
+    while (both := ask())[0] != both[1] and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert one == other, said
+    assert both[0] == both[1], said

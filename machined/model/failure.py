@@ -6,13 +6,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
 # Seconds that the journal may take; the message goes out without it otherwise.
-TIMEOUT: Final = 10.0
+TIMEOUT: Final = 3.0
 MAX_LENGTH: Final = 400
 # Records of others that are looked through at most.
 MAX_RECORDS: Final = 200
@@ -22,15 +21,9 @@ async def last_words(unit: str, since_usec: int, *, program: str = "systemd-nspa
     """The last line of a program in this unit since then (µs realtime), empty when there is none."""
     # What the program wrote as it died may still be on its way into the journal.
     await _output("journalctl", "--sync")
-    line = await _said_by(unit, since_usec, program) or await _said_by_a_dead_process(since_usec, program)
+    known = await _records(since_usec, 1, f"_SYSTEMD_UNIT={unit}", f"SYSLOG_IDENTIFIER={program}")
+    line = _text(known[-1]) if known else await _said_by_a_dead_process(since_usec, program)
     return "".join(c if c.isprintable() else " " for c in line.strip())[:MAX_LENGTH].rstrip(".")
-
-
-async def _said_by(unit: str, since_usec: int, program: str) -> str:
-    match = (f"_SYSTEMD_UNIT={unit}", f"SYSLOG_IDENTIFIER={program}")
-    for record in reversed(await _records(since_usec, 1, *match)):
-        return _text(record)
-    return ""
 
 
 async def _said_by_a_dead_process(since_usec: int, program: str) -> str:
@@ -51,15 +44,13 @@ async def _records(since_usec: int, count: int, *match: str) -> list[dict[str, A
         "journalctl", "--quiet", "--no-pager", "--output=json", f"--since=@{since_usec / 1e6:.6f}",
         "--output-fields=MESSAGE,_PID,_SYSTEMD_UNIT", f"--lines={count}", *match,
     )  # fmt: skip
-    return [*_objects(output)]
-
-
-def _objects(output: bytes) -> Iterator[dict[str, Any]]:
+    found = []
     for line in output.splitlines():
         try:
-            yield json.loads(line)
+            found.append(json.loads(line))
         except ValueError:
             log.debug("Not a record of the journal, ignoring: %r", line[:MAX_LENGTH])
+    return found
 
 
 def _text(record: dict[str, Any]) -> str:

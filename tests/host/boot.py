@@ -234,6 +234,11 @@ class Host:
         """Make the host's root an ext4 of so many bytes. Before the boot."""
         self._instance.plain_root(size)
 
+    def until(self, condition: str, seconds: float = 60, *, env: Mapping[str, str] | None = None) -> None:
+        """Wait for a condition of bash: for what has no event that somebody outside could wait for."""
+        loop = f"until {condition}; do sleep 0.05; done"
+        self.run(["timeout", f"{seconds:g}", "bash", "-c", loop], timeout=seconds + 5, env=env)
+
     def snapshot(self) -> Snapshot:
         """What guests may leave behind in the host, to compare with a later look."""
         return Snapshot.parse(self.run(["sh", "-c", SCRIPT]).stdout)

@@ -79,8 +79,7 @@ class Side(Driver):
 
     def until(self, condition: str, seconds: int = 30) -> None:
         """Wait for a shell condition: for what has no event that somebody outside could wait for."""
-        loop = f"until {condition}; do sleep 0.05; done"
-        self.host.run(["timeout", str(seconds), "sh", "-c", loop], timeout=seconds + 5, env=PATH)
+        self.host.until(condition, seconds, env=PATH)
 
     def known(self, name: str) -> bool:
         return self.sh(f"machinectl show {name} -P Name", check=False).returncode == 0

@@ -114,8 +114,7 @@ def is_filed(driver: Driver) -> bool:
 
 def until(driver: Driver, condition: str) -> None:
     """Wait for what no event tells."""
-    loop = f"until {condition}; do sleep 0.05; done"
-    driver.host.run(["timeout", "60", "bash", "-c", loop], timeout=65)
+    driver.host.until(condition)
 
 
 @contextmanager

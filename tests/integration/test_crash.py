@@ -94,7 +94,7 @@ def test_daemon_is_killed_during_a_start(managed: Driver, machine: str, moment: 
     # (PID 1 has read what the dead daemon sent before it reads our question; the job may still wait.)
     unit = f"machine-{machine}.service"
     busy = f"systemctl show {unit} -P Job -P ActiveState | grep -q -e '[1-9]' -e activating"
-    managed.host.run(["timeout", "60", "sh", "-c", f"while {busy}; do sleep 0.05; done"], timeout=65)
+    managed.host.until(f"! {{ {busy}; }}")
     # Either the wish had been passed on to PID 1 and it runs and is known, or it was never begun, or the
     # daemon was killed over nspawn's own call: then nspawn gives up, under systemd-machined as well.
     if managed.unit_property(unit, "ActiveState") == "active":
@@ -132,7 +132,7 @@ def test_guest_ends_while_nobody_watches(managed: Driver, machine: str) -> None:
     unit = f"machine-{machine}.service"
     managed.host.run(["systemctl", "kill", "--signal=KILL", unit])
     there = f"systemctl show {unit} -P ActiveState | grep -Eqx '(de)?activ(e|ating)'"
-    managed.host.run(["timeout", "60", "sh", "-c", f"while {there}; do sleep 0.05; done"], timeout=65)
+    managed.host.until(f"! {{ {there}; }}")
     managed.host.run(["systemctl", "kill", "--signal=KILL", UNIT])
     assert machine not in managed.listed()
     assert managed.wait(machine, "stopped") in {"stopped", "failed"}

@@ -88,7 +88,7 @@ def name(maker: Driver) -> Iterator[str]:
     yield name
     maker.clear(name)
     maker.host.run(["rm", "-rf", f"{POOL}/{name}", f"{CREDENTIALS}/{name}"])
-    assert before.diff(maker.host.snapshot()) == []
+    assert maker.host.left_behind(before) == []
 
 
 def put_tool(maker: Driver, name: str, script: str) -> None:

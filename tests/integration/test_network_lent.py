@@ -81,8 +81,7 @@ def test_it_survives_a_kill(lab: ModesLab, machine: str, restarted: bool) -> Non
         assert "UP" not in after["flags"]
         assert pins(lab) == 0
         # The kernel takes it away, when it comes to it.
-        gone = f"while ip link show ve-{machine} >/dev/null 2>&1; do sleep 0.05; done"
-        managed.host.run(["timeout", "30", "sh", "-c", gone], timeout=35)
+        managed.host.until(f"! ip link show ve-{machine} >/dev/null 2>&1", 30)
     assert f"Interface '{LENT}' was fetched from machine '{machine}', which was killed" in said(lab)
 
 

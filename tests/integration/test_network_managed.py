@@ -36,7 +36,7 @@ def lab(whole_lab: Lab) -> Iterator[Lab]:
     yield whole_lab
     whole_lab.end(ONE, TWO)
     assert whole_lab.left() == []
-    assert before.diff(whole_lab.driver.host.snapshot()) == []
+    assert whole_lab.driver.host.left_behind(before) == []
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_vmspawn_registers(tools: Side) -> None:
         assert name not in tools.listed(stock=True)
         assert tools.unit_property(scope, "ActiveState") == "active"
     tools.until(f"[ $(systemctl is-active '{scope}') = inactive ]")
-    assert before.diff(tools.host.snapshot()) == []
+    assert tools.host.left_behind(before) == []
 
 
 def test_importctl(tools: Side) -> None:

@@ -51,7 +51,7 @@ def guests(tools: Side) -> Iterator[dict[str, str]]:
     yield names
     for name in names.values():
         tools.remove(name)
-    assert before.diff(tools.host.snapshot()) == []
+    assert tools.host.left_behind(before) == []
 
 
 @pytest.fixture(params=KINDS)

@@ -105,7 +105,7 @@ def test_enabled_machine_lives_with_its_host(virtual: VirtualMachine) -> None:
     # A daemon that dies takes nobody with it.
     before = leader(virtual)
     virtual.check(f"systemctl kill --signal=KILL {UNIT}")
-    virtual.check(f"systemctl start {UNIT}", PATIENCE)
+    virtual.check(f"systemctl start {UNIT}", PATIENCE)  # (the bus would, with less patience)
     assert leader(virtual) == before
     virtual.check(f"machinectl disable {GUEST} && machinectl poweroff {GUEST}")
     assert virtual.check("machinectl list --no-legend") == ""
